@@ -1,0 +1,128 @@
+"""What administrators do to accounts: create, grant, revoke, deactivate, reactivate.
+
+Each verb asks for permission, locks what it decides on, changes, and announces the change inside
+its transaction. An installation always keeps one active administrator.
+"""
+
+from collections.abc import Iterable
+
+from django.db import transaction
+
+from accounts.access import Actor, require
+from accounts.models import Role, RoleGrant, User
+from accounts.roles import ADMINISTRATOR, Permission
+from accounts.signals import (
+    account_created,
+    account_deactivated,
+    account_reactivated,
+    role_granted,
+    role_revoked,
+)
+
+
+class LastAdministratorError(Exception):
+    """Nobody would be left who may manage accounts. The message is a sentence for people."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This is the last active administrator. Make somebody else an administrator first."
+        )
+
+
+@transaction.atomic
+def create_account(
+    email: str,
+    *,
+    by: Actor,
+    name: str = "",
+    password: str | None = None,
+    roles: Iterable[str] = (),
+) -> User:
+    """Create an account that holds these roles; without a password nobody can sign in yet.
+
+    Raises Denied, IntegrityError when the email is taken, Role.DoesNotExist.
+    """
+    require(by, Permission.MANAGE_USERS)
+    user: User = User.objects.create_user(email, password, name=name)
+    account_created.send(sender=User, user=user, by=by)
+    for role in sorted(set(roles)):
+        grant(user, role, by=by)
+    return user
+
+
+@transaction.atomic
+def grant(user: User, role: str, *, by: Actor) -> bool:
+    """Give the account a role; return False when it holds it already.
+
+    Raises Denied, Role.DoesNotExist.
+    """
+    require(by, Permission.GRANT_ROLES, user)
+    _lock(role)
+    giver = by if isinstance(by, User) else None
+    _, is_new = RoleGrant.objects.get_or_create(
+        user=user, role_id=role, defaults={"granted_by": giver}
+    )
+    if is_new:
+        user.forget_roles()
+        role_granted.send(sender=User, user=user, role=role, by=by)
+    return is_new
+
+
+@transaction.atomic
+def revoke(user: User, role: str, *, by: Actor) -> bool:
+    """Take a role from the account; return False when it does not hold it.
+
+    Raises Denied, Role.DoesNotExist, LastAdministratorError.
+    """
+    require(by, Permission.GRANT_ROLES, user)
+    _lock(role)
+    if role == ADMINISTRATOR:
+        _keep_an_administrator_besides(user)
+    count, _ = RoleGrant.objects.filter(user=user, role_id=role).delete()
+    if count:
+        user.forget_roles()
+        role_revoked.send(sender=User, user=user, role=role, by=by)
+    return bool(count)
+
+
+@transaction.atomic
+def deactivate(user: User, *, by: Actor) -> bool:
+    """Switch the account off: its sessions end with their next request. False if it was off.
+
+    Raises Denied, LastAdministratorError.
+    """
+    require(by, Permission.MANAGE_USERS, user)
+    _lock(ADMINISTRATOR)
+    _keep_an_administrator_besides(user)
+    return _switch(user, on=False, by=by)
+
+
+@transaction.atomic
+def reactivate(user: User, *, by: Actor) -> bool:
+    """Switch the account on again, with the roles it had; False if it was on. Raises Denied."""
+    require(by, Permission.MANAGE_USERS, user)
+    return _switch(user, on=True, by=by)
+
+
+def _switch(user: User, *, on: bool, by: Actor) -> bool:
+    changed = User.objects.filter(pk=user.pk, is_active=not on).update(is_active=on)
+    user.is_active = on
+    user.forget_roles()
+    if changed:
+        announcement = account_reactivated if on else account_deactivated
+        announcement.send(sender=User, user=user, by=by)
+    return bool(changed)
+
+
+def _lock(role: str) -> None:
+    # One row per role, so two people who revoke from two administrators queue up here.
+    Role.objects.select_for_update(no_key=True).get(slug=role)
+
+
+def _keep_an_administrator_besides(user: User) -> None:
+    administrators = User.objects.holding(ADMINISTRATOR)
+    if (
+        administrators.filter(pk=user.pk).exists()
+        and not administrators.exclude(pk=user.pk).exists()
+    ):
+        raise LastAdministratorError

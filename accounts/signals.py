@@ -1,0 +1,22 @@
+"""What accounts tells those who listen. Django's own sign-in signals are used as they are.
+
+Each is sent inside the transaction of the change, so that a listener's rows share its fate;
+`access_denied` is the exception: whoever records it writes beyond the transaction that rolls back.
+"""
+
+from django.dispatch import Signal
+
+# user: User, by: User | System
+account_created = Signal()
+account_deactivated = Signal()
+account_reactivated = Signal()
+
+# user: User, role: str (slug), by: User | System
+role_granted = Signal()
+role_revoked = Signal()
+
+# user: User, a link to set a password is on its way to them
+password_reset_requested = Signal()
+
+# user: User | AnonymousUser, permission: Permission, obj: object | None, reason: str
+access_denied = Signal()

@@ -1,0 +1,20 @@
+"""Starts the app: it listens, and it checks that entries can't be changed."""
+
+from django.apps import AppConfig
+from django.core import checks
+
+from audit.append_only import check_triggers
+
+
+class AuditConfig(AppConfig):
+    """What happened."""
+
+    name = "audit"
+    verbose_name = "Audit"
+
+    def ready(self) -> None:
+        """Connect the receivers and register the check."""
+        from audit import receivers  # noqa: PLC0415 - models are not loaded before
+
+        receivers.connect()
+        checks.register(check_triggers, checks.Tags.database)

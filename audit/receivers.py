@@ -1,0 +1,116 @@
+"""What is recorded because somebody announced it: sign-ins, accounts, refusals, admin edits."""
+
+from typing import Any
+
+from allauth.account import signals as allauth
+from auditlog.signals import post_log
+from django.contrib.auth import signals as auth
+from django.db.models import Model
+from django.db.models.signals import pre_save
+
+from accounts import signals as accounts
+from accounts.models import User
+from audit.models import ModelChange, Outcome
+from audit.trail import ANONYMOUS, current_actor, record, record_outside
+
+
+def connect() -> None:
+    """Begin to listen. Called once, when the app is ready."""
+    for signal, receiver in (
+        (auth.user_logged_in, signed_in),
+        (auth.user_logged_out, signed_out),
+        (auth.user_login_failed, sign_in_failed),
+        (allauth.password_changed, password_changed),
+        (allauth.password_set, password_changed),
+        (allauth.password_reset, password_reset),
+        (accounts.password_reset_requested, password_reset_requested),
+        (accounts.account_created, account_created),
+        (accounts.account_deactivated, account_deactivated),
+        (accounts.account_reactivated, account_reactivated),
+        (accounts.role_granted, role_granted),
+        (accounts.role_revoked, role_revoked),
+        (accounts.access_denied, access_denied),
+        (post_log, model_changed),
+    ):
+        signal.connect(receiver, dispatch_uid=f"audit.{receiver.__name__}")
+    pre_save.connect(name_the_actor, sender=ModelChange, dispatch_uid="audit.name_the_actor")
+
+
+def signed_in(user: User, **_: Any) -> None:
+    record(user, "auth.signed_in", user)
+
+
+def signed_out(user: User | None, **_: Any) -> None:
+    # Signing out without having been signed in is nothing that happened.
+    if user is not None:
+        record(user, "auth.signed_out", user)
+
+
+def sign_in_failed(credentials: dict[str, Any], **_: Any) -> None:
+    tried = credentials.get("email") or credentials.get("username") or ""
+    record_outside(
+        ANONYMOUS, "auth.sign_in_failed", outcome=Outcome.FAILED, target_label=str(tried)
+    )
+
+
+def password_changed(user: User, **_: Any) -> None:
+    record(user, "auth.password_changed", user)
+
+
+def password_reset(user: User, **_: Any) -> None:
+    # Whoever holds the mailed link acts as the account.
+    record(user, "auth.password_reset", user)
+
+
+def password_reset_requested(user: User, **_: Any) -> None:
+    # By whoever filled in the form: nobody who is signed in, or an administrator.
+    actor = current_actor()
+    record(ANONYMOUS if actor is None else actor, "auth.password_reset_requested", user)
+
+
+def account_created(user: User, by: Any, **_: Any) -> None:
+    record(by, "account.created", user)
+
+
+def account_deactivated(user: User, by: Any, **_: Any) -> None:
+    record(by, "account.deactivated", user)
+
+
+def account_reactivated(user: User, by: Any, **_: Any) -> None:
+    record(by, "account.reactivated", user)
+
+
+def role_granted(user: User, role: str, by: Any, **_: Any) -> None:
+    record(by, "role.granted", user, role=role)
+
+
+def role_revoked(user: User, role: str, by: Any, **_: Any) -> None:
+    record(by, "role.revoked", user, role=role)
+
+
+def access_denied(user: Any, permission: str, obj: object, reason: str, **_: Any) -> None:
+    record_outside(
+        user,
+        "access.denied",
+        obj if isinstance(obj, Model) else None,
+        outcome=Outcome.DENIED,
+        reason=reason,
+        permission=str(permission),
+    )
+
+
+def name_the_actor(instance: ModelChange, **_: Any) -> None:
+    """Let a captured difference name who acts here; it knows nobody outside of its own requests."""
+    actor = current_actor()
+    if instance.actor_id is None and isinstance(actor, User):
+        instance.actor_id = actor.pk
+
+
+def model_changed(
+    instance: Model, action: int, changes: Any, log_entry: ModelChange | None, **_: Any
+) -> None:
+    """Take a captured difference into the log."""
+    if log_entry is None:
+        return
+    made = dict(ModelChange.Action.choices)[action]
+    record(None, "model.changed", instance, action=str(made), changes=changes or {})

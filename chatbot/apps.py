@@ -1,0 +1,33 @@
+"""The admin site of Parley: signed in through the product's own page, sections by role."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.apps import AdminConfig
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, resolve_url
+from django.conf import settings
+
+
+class ParleyAdmin(AdminConfig):
+    """Stands in for `django.contrib.admin`."""
+
+    default_site = "chatbot.apps.ParleyAdminSite"
+
+
+class ParleyAdminSite(admin.AdminSite):
+    """Who may enter, and what each sees, follows from the roles."""
+
+    site_header = "Parley"
+    site_title = "Parley"
+    index_title = "Administration"
+
+    def login(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Sign in where everybody does; who is signed in and may not enter gets a 403."""
+        from django.core.exceptions import PermissionDenied
+
+        if request.user.is_authenticated:
+            raise PermissionDenied("Your role has no section in the administration.")
+        return redirect(f"{resolve_url(settings.LOGIN_URL)}?next={request.get_full_path()}")

@@ -1,0 +1,46 @@
+"""The ASGI application: static files, pages, websockets, and an orderly end.
+
+A server that stops closes its sockets first and then asks us, through `lifespan`, to finish: replies
+that are being written get the time to end, because they belong to the process and not to a socket.
+"""
+
+import os
+from typing import Any
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatbot.settings")
+_pages = get_asgi_application()
+
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from django.conf import settings  # noqa: E402
+from servestatic import ServeStaticASGI  # noqa: E402
+
+from conversations.reply.runner import runner  # noqa: E402
+from conversations.routing import websocket_urlpatterns  # noqa: E402
+
+
+def _never_sniff(headers: Any, _path: str, _url: str) -> None:
+    headers["X-Content-Type-Options"] = "nosniff"
+
+
+_site = ServeStaticASGI(
+    ProtocolTypeRouter({"http": _pages, "websocket": URLRouter(websocket_urlpatterns)}),
+    root=settings.STATIC_ROOT,
+    prefix=settings.STATIC_URL,
+    allow_all_origins=False,
+    add_headers_function=_never_sniff,
+)
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Serve everything; Django's own handler knows no `lifespan`."""
+    if scope["type"] != "lifespan":
+        await _site(scope, receive, send)
+        return
+    await receive()
+    await runner().ready()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await runner().drain()
+    await send({"type": "lifespan.shutdown.complete"})

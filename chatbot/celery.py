@@ -1,0 +1,62 @@
+"""Work in the background: one lean worker with two queues, `short` and `long`.
+
+Both queues are served by the same threads. `LongTask` keeps some of them free: beyond
+`LONG_AT_ONCE`, a long task steps back into the queue for a moment, so a short one never waits for
+long ones.
+"""
+
+import os
+import threading
+import time
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from celery import Celery, Task
+from celery.signals import setup_logging
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatbot.settings")
+
+LONG_AT_ONCE = 2
+LONG_RETRY_SECONDS = 2
+
+
+class LongTask(Task):  # type: ignore[misc]
+    """A task that may take minutes. Use it as `@shared_task(base=LongTask, queue="long")`."""
+
+    _slots = threading.BoundedSemaphore(LONG_AT_ONCE)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run when fewer than LONG_AT_ONCE long tasks run in this worker; else come again."""
+        if not self._slots.acquire(blocking=False):
+            raise self.retry(countdown=LONG_RETRY_SECONDS, max_retries=None)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            self._slots.release()
+
+
+def broker_url(redis_url: str) -> str:
+    """Turn redis-py's address of a unix socket into kombu's; leave others as they are."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    number = parse_qs(parts.query).get("db", ["0"])[0]
+    return f"redis+socket://{parts.path}?virtual_host={number}"
+
+
+app = Celery("parley")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+
+@setup_logging.connect
+def _keep_our_logging(**_signal: Any) -> None:
+    """Settings have configured the logs; Celery must not do so again."""
+
+
+@app.task(name="chatbot.worker_beat", ignore_result=True, expires=30)  # type: ignore[untyped-decorator]
+def worker_beat() -> None:
+    """Leave a sign of life that went the whole way: beat, broker, worker."""
+    from django.core.cache import cache
+
+    cache.set("worker_beat", time.time(), timeout=600)

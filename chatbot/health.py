@@ -1,0 +1,176 @@
+"""Health and figures.
+
+`/health/live` says that the process answers, `/health/ready` that it may get traffic, `/health` how
+each part is, with details for operators alone. Each part is asked at the same time as the others and
+has a time limit of its own.
+"""
+
+import asyncio
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from django.conf import settings
+from django.core.cache import cache
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
+from django_prometheus.exports import ExportToDjangoView
+from redis.exceptions import RedisError
+
+from accounts.access import allowed
+from chatbot.database import db
+from conversations.reply.delivery import DATABASE_FAULTS
+from conversations.reply.log import REDIS_FAULTS, connect
+from prompts.provider import configured_provider
+
+LIMIT_SECONDS = 2.0
+WORKER_SILENT_AFTER_SECONDS = 45
+PROVIDER_ASKED_EVERY_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How one part is. `needed` parts decide between 200 and 503."""
+
+    ok: bool
+    detail: str
+    milliseconds: int
+    needed: bool
+
+
+async def _database() -> str:
+    def version() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("show server_version")
+            return str(cursor.fetchone()[0])
+
+    return f"PostgreSQL {await db(version)()}"
+
+
+async def _redis() -> str:
+    client = connect()
+    try:
+        info: dict[str, Any] = await client.info("server")
+        return f"Redis {info['redis_version']}"
+    finally:
+        await client.aclose()
+
+
+async def _worker() -> str:
+    seen = await cache.aget("worker_beat")
+    if seen is None:
+        raise PartDown("no sign of life yet")
+    age = time.time() - seen
+    if age > WORKER_SILENT_AFTER_SECONDS:
+        raise PartDown(f"silent for {age:.0f} s")
+    return f"seen {age:.0f} s ago"
+
+
+class PartDown(Exception):
+    """A part does not do its work; the message says why."""
+
+
+_provider_seen: tuple[float, bool] = (0.0, False)
+
+
+async def _provider() -> str:
+    """Ask the provider at most every few seconds, however often health is asked for."""
+    global _provider_seen  # noqa: PLW0603 - one answer for the process
+    asked_at, answers = _provider_seen
+    if time.monotonic() - asked_at > PROVIDER_ASKED_EVERY_SECONDS or not answers:
+        answers = await configured_provider().answers(within_seconds=LIMIT_SECONDS)
+        _provider_seen = (time.monotonic(), answers)
+    if not answers:
+        raise PartDown("does not answer")
+    return "demo replies: no AI is connected" if settings.PROVIDER_IS_DEMO else "answers"
+
+
+# Without the provider or the worker people can still read; they are reported, not decisive.
+PARTS: dict[str, tuple[Callable[[], Awaitable[str]], bool]] = {
+    "database": (_database, True),
+    "redis": (_redis, True),
+    "worker": (_worker, False),
+    "provider": (_provider, False),
+}
+
+
+async def _look_at(check: Callable[[], Awaitable[str]], needed: bool) -> Part:
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            ok, detail = True, await check()
+    except TimeoutError:
+        ok, detail = False, f"no answer within {LIMIT_SECONDS:.0f} s"
+    except PartDown as down:
+        ok, detail = False, str(down)
+    except (*DATABASE_FAULTS, *REDIS_FAULTS, RedisError) as error:
+        ok, detail = False, type(error).__name__
+    return Part(ok, detail, round((time.monotonic() - began) * 1000), needed)
+
+
+async def _parts(names: set[str]) -> dict[str, Part]:
+    chosen = {name: PARTS[name] for name in PARTS if name in names}
+    found = await asyncio.gather(*(_look_at(*part) for part in chosen.values()))
+    return dict(zip(chosen, found, strict=True))
+
+
+async def live(_request: HttpRequest) -> HttpResponse:
+    """The process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+async def ready(_request: HttpRequest) -> HttpResponse:
+    """What a turn can't do without is there."""
+    parts = await _parts({"database", "redis"})
+    ok = all(part.ok for part in parts.values())
+    return JsonResponse({"status": "ok" if ok else "unavailable"}, status=200 if ok else 503)
+
+
+async def overview(request: HttpRequest) -> HttpResponse:
+    """Each part's state; how and why only for those who operate the site."""
+    parts = await _parts(set(PARTS))
+    ok = all(part.ok for part in parts.values() if part.needed)
+    degraded = not all(part.ok for part in parts.values())
+    answer: dict[str, Any] = {
+        "status": "unavailable" if not ok else "degraded" if degraded else "ok",
+        "provider": "demo" if settings.PROVIDER_IS_DEMO else "connected",
+        "parts": {name: {"ok": part.ok} for name, part in parts.items()},
+    }
+    if parts["database"].ok and await _may_see_details(request):
+        answer["parts"] = {name: asdict(part) for name, part in parts.items()}
+    return JsonResponse(answer, status=200 if ok else 503)
+
+
+async def _may_see_details(request: HttpRequest) -> bool:
+    if _has_metrics_token(request):
+        return True
+    user = await request.auser()
+    return await db(allowed)(user, "health.details")
+
+
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus' figures of all processes; for loopback, or with METRICS_TOKEN as bearer."""
+    if not (_has_metrics_token(request) or _is_loopback(request)):
+        return HttpResponseForbidden("Metrics are for loopback or a bearer of METRICS_TOKEN.\n")
+    response: HttpResponse = ExportToDjangoView(request)
+    return response
+
+
+def _has_metrics_token(request: HttpRequest) -> bool:
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return bool(settings.METRICS_TOKEN) and hmac.compare_digest(
+        given.encode(), settings.METRICS_TOKEN.encode()
+    )
+
+
+def _is_loopback(request: HttpRequest) -> bool:
+    """Whether the request came straight from this machine, not through a proxy on it."""
+    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+        return False
+    try:
+        return ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
+    except ValueError:
+        return False

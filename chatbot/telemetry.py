@@ -1,0 +1,138 @@
+"""Logs, ids and figures, for every part of the house. Imports no app.
+
+Logs are JSON lines on stderr. An id of the request and of the turn stands in each line that was
+written on their behalf. What people say is never passed to a logger: events carry names, ids,
+counts and durations.
+"""
+
+import logging
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest, HttpResponseBase
+from prometheus_client import Counter, Gauge, Histogram
+from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
+
+ID_NAMES = ("request_id", "trace_id", "turn_id")
+
+# --- figures ---------------------------------------------------------------------------------
+
+turns_ended = Counter("parley_turns_total", "Turns that ended, by outcome", ["outcome"])
+first_token = Histogram(
+    "parley_first_token_seconds",
+    "From having the question to the provider's first token",
+    buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30),
+)
+turn_duration = Histogram(
+    "parley_turn_seconds",
+    "From having the question to the end of the reply",
+    buckets=(0.25, 0.5, 1, 2, 3, 5, 8, 13, 21, 34, 55, 120, 300),
+)
+active_replies = Gauge(
+    "parley_active_replies", "Replies being written now", multiprocess_mode="livesum"
+)
+open_sockets = Gauge("parley_open_sockets", "Open websockets", multiprocess_mode="livesum")
+
+# --- logs ------------------------------------------------------------------------------------
+
+_SHARED: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.StackInfoRenderer(),
+    structlog.processors.dict_tracebacks,
+]
+
+
+def configure_logging(level: str) -> None:
+    """Send structlog and the standard library's loggers to stderr as JSON lines."""
+    structlog.configure(
+        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "django", "django.server"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    # They write a line for each request of ours to the provider, with its address.
+    for name in ("httpx2", "httpcore2", "openai", "markdown_it"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+# --- ids -------------------------------------------------------------------------------------
+
+
+def bind(**ids: str) -> None:
+    """Let every log line and audit entry of this task or request carry these ids."""
+    bind_contextvars(**ids)
+
+
+def current_ids() -> dict[str, str]:
+    """Return the ids bound here, a subset of request_id, trace_id and turn_id."""
+    bound = get_contextvars()
+    return {name: bound[name] for name in ID_NAMES if name in bound}
+
+
+def _trace_id(request: HttpRequest) -> str:
+    """Take the trace id out of a W3C `traceparent` header, or return an empty string."""
+    parts = request.headers.get("traceparent", "").split("-")
+    is_one = len(parts) >= 4 and len(parts[1]) == 32 and parts[1].isalnum()
+    return parts[1] if is_one else ""
+
+
+def request_ids(
+    get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+    | Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], Any]:
+    """Middleware: give each request an id of ours, and answer with it in `X-Request-ID`."""
+
+    def begin(request: HttpRequest) -> str:
+        request_id = uuid.uuid4().hex
+        clear_contextvars()
+        bind(request_id=request_id)
+        if trace_id := _trace_id(request):
+            bind(trace_id=trace_id)
+        return request_id
+
+    if iscoroutinefunction(get_response):
+
+        async def asynchronous(request: HttpRequest) -> HttpResponseBase:
+            request_id = begin(request)
+            response: HttpResponseBase = await get_response(request)
+            response.headers["X-Request-ID"] = request_id
+            return response
+
+        return markcoroutinefunction(asynchronous)
+
+    def synchronous(request: HttpRequest) -> HttpResponseBase:
+        request_id = begin(request)
+        response: HttpResponseBase = get_response(request)  # type: ignore[assignment]
+        response.headers["X-Request-ID"] = request_id
+        return response
+
+    return synchronous
+
+
+request_ids.sync_capable = True  # type: ignore[attr-defined]
+request_ids.async_capable = True  # type: ignore[attr-defined]

@@ -1,0 +1,14 @@
+from django.contrib import admin
+from django.urls import include, path
+
+from chatbot import health
+
+urlpatterns = [
+    path("", include("conversations.urls")),
+    path("account/", include("accounts.urls")),
+    path("admin/", admin.site.urls),
+    path("health", health.overview, name="health"),
+    path("health/live", health.live, name="health_live"),
+    path("health/ready", health.ready, name="health_ready"),
+    path("metrics", health.metrics, name="metrics"),
+]

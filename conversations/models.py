@@ -1,0 +1,204 @@
+"""What is said: conversations and their tree of messages.
+
+Contents and titles exist only sealed (`encryption`). A question and its reply are two messages; a
+reply's row is written before the provider is called, so that after any crash the history is honest.
+"""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.urls import reverse
+from uuid_utils.compat import uuid7
+
+from accounts.models import User
+from conversations.encryption import SealedText
+from prompts.models import PromptVersion
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AnonymousUser
+
+
+class ConversationQuerySet(models.QuerySet["Conversation"]):
+    def visible_to(self, user: "User | AnonymousUser") -> "ConversationQuerySet":
+        """Those that `user` may open: their own that are not deleted. No role sees more."""
+        if not user.is_authenticated or not user.is_active:
+            return self.none()
+        return self.filter(
+            owner=user, lifecycle__in=[Conversation.Lifecycle.ACTIVE, Conversation.Lifecycle.ARCHIVED]
+        )
+
+
+class Conversation(models.Model):
+    """A tree of messages with one owner. `leaf` is the end of the branch that the page shows."""
+
+    class Lifecycle(models.TextChoices):
+        ACTIVE = "active"
+        ARCHIVED = "archived"
+        DELETED = "deleted"
+        PURGED = "purged"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="conversations"
+    )
+    title_sealed = models.BinaryField(default=bytes)
+    lifecycle = models.CharField(
+        max_length=8, choices=Lifecycle.choices, default=Lifecycle.ACTIVE
+    )
+    leaf = models.ForeignKey(
+        "Message", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    fence = models.BigIntegerField(
+        default=0, help_text="Last number given to a run of a reply; a run with a lower one is over."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    last_seen = models.DateTimeField(
+        auto_now_add=True, help_text="When its owner last opened it or wrote in it."
+    )
+    deleted_at = models.DateTimeField(null=True, blank=True)
+
+    title = SealedText("title_sealed")
+    objects = ConversationQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["owner", "lifecycle", "-last_seen"], name="conversations_of_owner")
+        ]
+        constraints = [
+            models.CheckConstraint(
+                name="conversation_lifecycle_known",
+                condition=Q(lifecycle__in=["active", "archived", "deleted", "purged"]),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"Conversation {self.pk}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("conversation", args=[self.pk])
+
+
+class Runner(models.Model):
+    """A process that writes replies. Its heartbeat tells the others that it lives."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    started_at = models.DateTimeField(auto_now_add=True)
+    beat_at = models.DateTimeField(db_index=True, help_text="By the database's clock.")
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+
+class Message(models.Model):
+    """A question, a reply, or a system message."""
+
+    class Role(models.TextChoices):
+        USER = "user"
+        ASSISTANT = "assistant"
+        SYSTEM = "system"
+
+    class State(models.TextChoices):
+        SAID = "said"  # a question or system message: complete from the start
+        STREAMING = "streaming"
+        COMPLETED = "completed"
+        STOPPED = "stopped"
+        FAILED = "failed"
+        REFUSED = "refused"
+        INTERRUPTED = "interrupted"
+
+    class Arm(models.TextChoices):
+        PRODUCTION = "production"
+        CANARY = "canary"
+
+    OUTCOMES: ClassVar[frozenset[str]] = frozenset(
+        {"completed", "stopped", "failed", "refused", "interrupted"}
+    )
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    conversation = models.ForeignKey(
+        Conversation, on_delete=models.CASCADE, related_name="messages"
+    )
+    parent = models.ForeignKey(
+        "self", on_delete=models.CASCADE, null=True, blank=True, related_name="children"
+    )
+    role = models.CharField(max_length=9, choices=Role.choices)
+    state = models.CharField(max_length=11, choices=State.choices)
+    content_sealed = models.BinaryField(default=bytes)
+    key = models.CharField(
+        max_length=64,
+        null=True,  # noqa: DJ001 - only questions have one, and NULLs are never equal
+        blank=True,
+        help_text="Made by the client, so that a question sent twice arrives once.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    # Replies only
+    thinking_sealed = models.BinaryField(default=bytes)
+    prompt_version = models.ForeignKey(
+        PromptVersion, on_delete=models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    model = models.CharField(max_length=200, blank=True)
+    arm = models.CharField(max_length=10, choices=Arm.choices, blank=True)
+    finish_reason = models.CharField(max_length=32, blank=True)
+    fault = models.CharField(
+        max_length=32, blank=True, help_text="Why it failed or was interrupted, as a code."
+    )
+    tokens_in = models.PositiveIntegerField(null=True, blank=True)
+    tokens_cached = models.PositiveIntegerField(null=True, blank=True)
+    tokens_out = models.PositiveIntegerField(null=True, blank=True)
+    usage_estimated = models.BooleanField(default=False)
+    cost_usd = models.DecimalField(max_digits=14, decimal_places=8, null=True, blank=True)
+    first_token_ms = models.PositiveIntegerField(null=True, blank=True)
+    duration_ms = models.PositiveIntegerField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    # How a run of a reply is owned and how far readers have been told
+    runner = models.ForeignKey(
+        Runner, on_delete=models.SET_NULL, null=True, blank=True, related_name="replies"
+    )
+    fence = models.BigIntegerField(default=0, help_text="The run that may write this row.")
+    cursor = models.BigIntegerField(
+        default=0, help_text="Number of the frame up to which the stored text reaches."
+    )
+    stop_requested_at = models.DateTimeField(null=True, blank=True)
+
+    content = SealedText("content_sealed")
+    thinking = SealedText("thinking_sealed")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["conversation", "created_at"], name="messages_of_conversation"),
+            models.Index(
+                fields=["runner"], name="replies_being_written", condition=Q(state="streaming")
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["conversation"],
+                condition=Q(state="streaming"),
+                name="one_open_reply_per_conversation",
+            ),
+            models.UniqueConstraint(
+                fields=["conversation", "key"], name="question_arrives_once"
+            ),
+            models.CheckConstraint(
+                name="only_replies_have_outcomes",
+                condition=Q(role="assistant") ^ Q(state="said"),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.pk}"
+
+    @property
+    def is_reply(self) -> bool:
+        return self.role == self.Role.ASSISTANT
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is being written now."""
+        return self.state == self.State.STREAMING

@@ -1,0 +1,166 @@
+"""From turn events to numbered frames in the log, paced, with snapshots in the database.
+
+Text is gathered without waiting; a pump cuts it into frames. The first frame goes out at once, the
+next ones at most every `BASE_INTERVAL_SECONDS`, more rarely the more replies this process writes.
+While Redis is away frames wait here in order; while PostgreSQL is away snapshots are tried again.
+Neither stops the reply.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+from django.db import DatabaseError, InterfaceError
+
+from chatbot.database import db
+from conversations.models import Message
+from conversations.reply import fragments
+from conversations.reply.log import REDIS_FAULTS, Cursor, FencedOut, Frame, Log
+from conversations.reply.markdown import BlockStream
+from conversations.turn import Progress, TextArrived, ThinkingArrived, TurnEvent, save_progress
+
+logger = structlog.get_logger(__name__)
+
+BASE_INTERVAL_SECONDS = 0.04
+INTERVAL_PER_REPLY_SECONDS = 0.0012
+PAUSE_SECONDS = 0.15
+SNAPSHOT_SECONDS = 2.0
+SNAPSHOT_CHARACTERS_PER_SECOND = 40_000
+REDIS_RETRY_SECONDS = 0.2
+
+DATABASE_FAULTS = (DatabaseError, InterfaceError)
+
+
+class Delivery:
+    """Delivers one run of a reply to its readers."""
+
+    def __init__(
+        self,
+        reply: Message,
+        log: Log,
+        *,
+        active: Callable[[], int],
+        on_lost: Callable[[], None],
+        on_stop: Callable[[], None],
+    ) -> None:
+        self._reply, self._log, self._active = reply, log, active
+        self._on_lost, self._on_stop = on_lost, on_stop
+        self._text, self._thinking = reply.content, reply.thinking
+        self._blocks = BlockStream.resume(self._text, fragments.fence_id(reply.fence))[0]
+        self._new_text: list[str] = []
+        self._new_thinking: list[str] = []
+        self._cursor = Cursor(reply.fence, 0)
+        self._outbox: deque[Frame] = deque()
+        self._arrived = asyncio.Event()
+        self._saved: Progress | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, opening: str) -> None:
+        """Begin with `opening`, the HTML that shows the question and the empty reply."""
+        self._outbox.append(Frame(self._cursor, opening))
+        self._arrived.set()
+        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._snapshots())]
+
+    def publish(self, event: TurnEvent) -> None:
+        """Take note of what arrived; never waits."""
+        if isinstance(event, TextArrived):
+            self._new_text.append(event.text)
+        elif isinstance(event, ThinkingArrived):
+            self._new_thinking.append(event.text)
+        self._arrived.set()
+
+    async def finish(self) -> Progress:
+        """Stop pumping and cut what is left; the last frame follows by `send_last`."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._cut(flush=True)
+        # The number of the last frame is part of what is stored, so it is decided now.
+        self._cursor = self._cursor.next()
+        return self._progress()
+
+    async def send_last(self, ended: Message, *, patience_seconds: float = 30.0) -> None:
+        """Send what is left and the frame that ends the reply."""
+        html = fragments.turn_ended(ended, self._blocks.finish())
+        self._outbox.append(Frame(self._cursor, html))
+        with suppress(TimeoutError):  # readers then learn of the end from the database
+            async with asyncio.timeout(patience_seconds):
+                await self._send_outbox(last=True)
+
+    def _progress(self) -> Progress:
+        return Progress(self._text, self._thinking, self._cursor.number)
+
+    def _cut(self, *, flush: bool = False) -> None:
+        """Make a frame of what arrived, if there is something to show."""
+        thinking, text = "".join(self._new_thinking), "".join(self._new_text)
+        self._new_thinking.clear()
+        self._new_text.clear()
+        html = ""
+        if thinking:
+            html = fragments.thinking_arrived(self._reply, thinking, is_first=not self._thinking)
+            self._thinking += thinking
+        if text or flush:
+            self._text += text
+            delta = self._blocks.feed(text, flush=flush)
+            html += fragments.text_arrived(self._reply.fence, delta)
+        if html:
+            self._cursor = self._cursor.next()
+            self._outbox.append(Frame(self._cursor, html))
+
+    async def _pump(self) -> None:
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                self._cut()
+                await self._send_outbox()
+                await asyncio.sleep(self._interval())
+                if not self._arrived.is_set():
+                    await self._flush_after_pause()
+        except FencedOut:
+            self._on_lost()
+
+    async def _flush_after_pause(self) -> None:
+        """Show what was held back until it would grow, when nothing more comes for a moment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_SECONDS):
+                await self._arrived.wait()
+                return
+        self._cut(flush=True)
+        await self._send_outbox()
+
+    def _interval(self) -> float:
+        return max(BASE_INTERVAL_SECONDS, self._active() * INTERVAL_PER_REPLY_SECONDS)
+
+    async def _send_outbox(self, *, last: bool = False) -> None:
+        while self._outbox:
+            frame = self._outbox[0]
+            try:
+                await self._log.append(
+                    self._reply.conversation_id, frame, last=last and len(self._outbox) == 1
+                )
+            except REDIS_FAULTS as error:
+                logger.warning("frame_waits", error=type(error).__name__, waiting=len(self._outbox))
+                await asyncio.sleep(REDIS_RETRY_SECONDS)
+                continue
+            self._outbox.popleft()
+
+    async def _snapshots(self) -> None:
+        while True:
+            # A longer text is stored less often, so that the sum of all writes stays in proportion.
+            await asyncio.sleep(SNAPSHOT_SECONDS + len(self._text) / SNAPSHOT_CHARACTERS_PER_SECOND)
+            self._cut(flush=True)
+            progress = self._progress()
+            self._arrived.set()
+            try:
+                saved = await db(save_progress)(self._reply, progress)
+            except DATABASE_FAULTS as error:
+                logger.warning("snapshot_failed", error=type(error).__name__)
+                continue
+            if not saved.owned:
+                self._on_lost()
+                return
+            if saved.stop_requested:
+                self._on_stop()

@@ -1,0 +1,259 @@
+"""The log of a conversation: numbered frames that any process can append, follow and resume.
+
+Frames live in one Redis Stream per conversation. A frame's cursor is `fence:number`: the fence is
+the run of a reply (it only grows), the number counts the run's frames from 0. The cursor *is* the
+stream's entry id (`fence-number`), so Redis itself refuses a frame of a run that was overtaken, and
+a reader that names the last cursor it has gets exactly what follows. Frames are sealed like all
+that people say.
+
+`Hub` reads on behalf of all readers of a process: one blocking XREAD for all logs that are followed
+here, however many sockets follow them. What Redis loses (a restart without its last second, an
+expired log) shows as a gap in the numbers and raises `Gap`; the reader then starts over from the
+database, which holds the truth.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+import redis.asyncio as aioredis
+import structlog
+from django.conf import settings
+from redis.exceptions import RedisError, ResponseError
+
+from conversations.encryption import keyring
+
+logger = structlog.get_logger(__name__)
+
+KEPT_SECONDS = 3600
+KEPT_WHILE_WRITTEN_SECONDS = 24 * 3600
+MOST_FRAMES = 20_000
+COALESCE_SECONDS = 0.012
+RETRY_SECONDS = 0.3
+BLOCK_MS = 5000
+
+REDIS_FAULTS = (RedisError, OSError)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Cursor:
+    """A place in a conversation's log."""
+
+    fence: int
+    number: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `fence:number`. Raises ValueError."""
+        fence, _, number = text.partition(":")
+        if not (fence.isascii() and fence.isdigit() and number.isascii() and number.isdigit()):
+            raise ValueError(f"not a cursor: {text[:40]!r}")
+        if len(fence) > 18 or len(number) > 18:
+            raise ValueError("not a cursor: too long")
+        return cls(int(fence), int(number))
+
+    def __str__(self) -> str:
+        return f"{self.fence}:{self.number}"
+
+    @property
+    def entry_id(self) -> str:
+        return f"{self.fence}-{self.number}"
+
+    @classmethod
+    def of_entry(cls, entry_id: bytes) -> Self:
+        fence, _, number = entry_id.partition(b"-")
+        return cls(int(fence), int(number))
+
+    def next(self) -> "Cursor":
+        return Cursor(self.fence, self.number + 1)
+
+    def follows(self, earlier: "Cursor") -> bool:
+        """Whether no frame can lie between the two: the next number, or the start of a run."""
+        return self == earlier.next() or (self.fence > earlier.fence and self.number == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A numbered piece of HTML for the page."""
+
+    cursor: Cursor
+    html: str
+
+
+class FencedOut(Exception):
+    """Another run has taken over; nothing of this one may be appended any more."""
+
+
+class Gap(Exception):
+    """Frames between the reader's cursor and what the log holds are missing."""
+
+
+def connect(*, blocking: bool = False) -> "aioredis.Redis":
+    """Open a client. redis-py would time out a blocking read after 5 s, and refuse connections
+    beyond 100 instead of waiting; both are set right here."""
+    pool = aioredis.BlockingConnectionPool.from_url(
+        settings.REDIS_URL,
+        max_connections=2 if blocking else 16,
+        timeout=None,
+        socket_timeout=None if blocking else 5,
+        socket_connect_timeout=2,
+    )
+    return aioredis.Redis.from_pool(pool)
+
+
+def key_of(conversation_id: object) -> str:
+    return f"{settings.REDIS_PREFIX}log:{conversation_id}"
+
+
+def _place(key: str, cursor: Cursor) -> str:
+    return f"{key}/{cursor}"
+
+
+class Log:
+    """Appends frames to the logs of conversations."""
+
+    def __init__(self, client: "aioredis.Redis") -> None:
+        self._redis = client
+
+    async def append(self, conversation_id: object, frame: Frame, *, last: bool = False) -> None:
+        """Append one frame. Safe to repeat. Raises FencedOut, or Redis' errors."""
+        key = key_of(conversation_id)
+        sealed = keyring().seal(frame.html.encode(), _place(key, frame.cursor))
+        try:
+            await self._redis.xadd(
+                key, {b"f": sealed}, id=frame.cursor.entry_id, maxlen=MOST_FRAMES, approximate=True
+            )
+        except ResponseError as error:
+            if "equal or smaller" not in str(error):
+                raise
+            await self._accept_if_there(key, frame.cursor)
+        if last or frame.cursor.number == 0:
+            await self._redis.expire(key, KEPT_SECONDS if last else KEPT_WHILE_WRITTEN_SECONDS)
+
+    async def _accept_if_there(self, key: str, cursor: Cursor) -> None:
+        """A lost answer makes us append twice: fine if the frame is in. Raises FencedOut."""
+        if not await self._redis.xrange(key, cursor.entry_id, cursor.entry_id):
+            raise FencedOut(str(cursor))
+
+
+class Hub:
+    """Follows logs for all readers of this process."""
+
+    def __init__(self, client: "aioredis.Redis", blocking: "aioredis.Redis") -> None:
+        self._redis, self._blocking = client, blocking
+        self._readers: dict[bytes, set[asyncio.Queue[list[Frame]]]] = {}
+        self._positions: dict[bytes, bytes] = {}
+        self._wake_key = f"{settings.REDIS_PREFIX}wake:{uuid.uuid4().hex}".encode()
+        self._task: asyncio.Task[None] | None = None
+
+    async def follow(
+        self, conversation_id: object, after: Cursor, *, known: Cursor
+    ) -> AsyncGenerator[list[Frame], None]:
+        """Yield what follows `after`, in order, several frames at a time, without end.
+
+        `known` is how far the database is. Raises Gap when frames are missing: `after` lies behind
+        the log's end, or what would come next is gone.
+        """
+        key = key_of(conversation_id).encode()
+        queue: asyncio.Queue[list[Frame]] = asyncio.Queue()
+        self._readers.setdefault(key, set()).add(queue)
+        try:
+            past = await self._attach(key, after)
+            top = past[-1].cursor if past else await self._top(key)
+            if not past and max(known, top or known) != after:
+                raise Gap
+            frames = past
+            while True:
+                if fresh := _contiguous(frames, after):
+                    after = fresh[-1].cursor
+                    yield fresh
+                frames = await queue.get()
+                while not queue.empty():
+                    frames = frames + queue.get_nowait()
+        finally:
+            self._detach(key, queue)
+
+    async def close(self) -> None:
+        """Stop reading."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _attach(self, key: bytes, after: Cursor) -> list[Frame]:
+        """Let the reading loop include this log from here on; return what it holds already."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._read_forever(), name="hub")
+        if key not in self._positions:
+            self._positions[key] = after.entry_id.encode()
+            with suppress(*REDIS_FAULTS):  # the loop takes the log up within BLOCK_MS anyway
+                await self._redis.xadd(self._wake_key, {b"w": b"1"}, maxlen=4)
+                await self._redis.expire(self._wake_key, KEPT_SECONDS)
+        entries = await self._redis.xrange(key, f"({after.entry_id}", "+")
+        return _frames(key, entries)
+
+    async def _top(self, key: bytes) -> Cursor | None:
+        newest = await self._redis.xrevrange(key, count=1)
+        return Cursor.of_entry(newest[0][0]) if newest else None
+
+    def _detach(self, key: bytes, queue: "asyncio.Queue[list[Frame]]") -> None:
+        readers = self._readers[key]
+        readers.discard(queue)
+        if not readers:
+            del self._readers[key]
+            self._positions.pop(key, None)
+
+    async def _read_forever(self) -> None:
+        wake_position = b"0-0"
+        while True:
+            try:
+                streams: dict[Any, Any] = {**self._positions, self._wake_key: wake_position}
+                answer = await self._blocking.xread(streams, count=500, block=BLOCK_MS)
+            except REDIS_FAULTS as error:
+                logger.warning("log_unreadable", error=type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            for key, entries in _by_key(answer):
+                if key == self._wake_key:
+                    wake_position = entries[-1][0]
+                elif key in self._readers:
+                    self._positions[key] = entries[-1][0]
+                    self._deliver(key, _frames(key, entries))
+            # A short pause after each read makes one delivery of what several replies wrote.
+            await asyncio.sleep(COALESCE_SECONDS)
+
+    def _deliver(self, key: bytes, frames: list[Frame]) -> None:
+        for queue in self._readers.get(key, ()):
+            queue.put_nowait(frames)
+
+
+def _by_key(answer: Any) -> Iterable[tuple[bytes, list[Any]]]:
+    """XREAD answers with a list of pairs (RESP2) or a map to lists of lists (RESP3)."""
+    if isinstance(answer, dict):
+        return [(key, entries[0]) for key, entries in answer.items()]
+    return answer or []
+
+
+def _frames(key: bytes, entries: list[Any]) -> list[Frame]:
+    ring, name = keyring(), key.decode()
+    found = []
+    for entry_id, fields in entries:
+        cursor = Cursor.of_entry(entry_id)
+        html = ring.open(fields[b"f"], _place(name, cursor)).decode()
+        found.append(Frame(cursor, html))
+    return found
+
+
+def _contiguous(frames: list[Frame], after: Cursor) -> list[Frame]:
+    """Return the frames behind `after`, each following the one before. Raises Gap."""
+    fresh = []
+    for frame in frames:
+        if frame.cursor <= after:
+            continue
+        if not frame.cursor.follows(after):
+            raise Gap
+        after = frame.cursor
+        fresh.append(frame)
+    return fresh

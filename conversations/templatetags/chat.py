@@ -1,0 +1,63 @@
+"""How replies look in templates: prose, notices and figures."""
+
+from django import template
+from django.utils.safestring import SafeString, mark_safe
+
+from conversations.models import Message
+from conversations.reply.fragments import fence_id
+from conversations.reply.markdown import BlockStream, render
+from conversations.turn import can_continue
+from conversations.turn.faults import CUT_BY_LENGTH, FAULTS, STOPPED, Sentence
+
+register = template.Library()
+
+THIN_SPACE = "\u202f"  # narrow no-break space, between groups of digits
+NO_BREAK_SPACE = "\u00a0"
+
+
+@register.simple_tag
+def prose(reply: Message) -> SafeString:
+    """The reply's text as HTML; while it is written, with the place where it grows."""
+    if not reply.is_open:
+        return mark_safe(render(reply.content))  # noqa: S308 - sanitised there
+    _, closed, open_html = BlockStream.resume(reply.content, fence_id(reply.fence))
+    return mark_safe(  # noqa: S308 - sanitised there
+        f'{closed}<div class="open" id="open-{reply.fence}">{open_html}</div>'
+    )
+
+
+@register.simple_tag
+def notice(reply: Message) -> dict[str, str] | None:
+    """What to say about how the reply ended, and the name of the act that mends it."""
+    sentence = _sentence(reply)
+    if sentence is None:
+        return None
+    action = ""
+    if can_continue(reply):
+        action = "Continue" if reply.content_sealed else "Try again"
+    return {
+        "headline": sentence.headline,
+        "rest": sentence.rest,
+        "tone": sentence.tone,
+        "action": action,
+    }
+
+
+def _sentence(reply: Message) -> Sentence | None:
+    if reply.fault:
+        return FAULTS.get(reply.fault, FAULTS["internal"])
+    if reply.state == Message.State.STOPPED:
+        return STOPPED
+    return CUT_BY_LENGTH if reply.finish_reason == "length" else None
+
+
+@register.filter
+def grouped(number: int | None) -> str:
+    """Digits in groups of three: 184 302."""
+    return "" if number is None else f"{number:,}".replace(",", THIN_SPACE)
+
+
+@register.filter
+def seconds(milliseconds: int | None) -> str:
+    """A duration as people read it: 3.2 s."""
+    return f"{(milliseconds or 0) / 1000:.1f}{NO_BREAK_SPACE}s"

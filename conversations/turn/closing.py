@@ -1,0 +1,135 @@
+"""The end of a turn: one guarded update from `streaming` to an outcome, whoever comes first.
+
+A run that lost its fence (another process took the reply for dead) changes nothing here.
+"""
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from django.db import transaction
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from audit.trail import System, record
+from conversations.models import Conversation, Message, Runner
+from conversations.turn.events import TurnEnded
+
+RUNNER_DEAD_AFTER = timedelta(seconds=6)
+UNCLAIMED_AFTER = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a reply got: its text and thinking, and the number of the frame that says so."""
+
+    text: str
+    thinking: str
+    cursor: int
+
+
+def _columns(reply: Message, progress: Progress) -> dict[str, object]:
+    return {
+        "content_sealed": Message.content.sealed(reply, progress.text),
+        "thinking_sealed": Message.thinking.sealed(reply, progress.thinking),
+        "cursor": progress.cursor,
+    }
+
+
+def save_progress(reply: Message, progress: Progress) -> "SaveResult":
+    """Store a snapshot under the reply's fence; tells when the run is over or was asked to stop."""
+    mine = Message.objects.filter(
+        pk=reply.pk, fence=reply.fence, state=Message.State.STREAMING
+    )
+    if not mine.update(**_columns(reply, progress)):
+        return SaveResult(owned=False, stop_requested=False)
+    return SaveResult(owned=True, stop_requested=mine.exclude(stop_requested_at=None).exists())
+
+
+@dataclass(frozen=True, slots=True)
+class SaveResult:
+    owned: bool
+    stop_requested: bool
+
+
+@transaction.atomic
+def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> bool:
+    """Write the outcome. Returns False, and changes nothing, when the run lost its fence."""
+    usage = ended.usage
+    changes: dict[str, object] = {
+        **_columns(reply, progress),
+        "state": ended.outcome,
+        "fault": ended.fault,
+        "finish_reason": ended.finish_reason,
+        "first_token_ms": ended.first_token_ms,
+        "duration_ms": (reply.duration_ms or 0) + ended.duration_ms,
+        "ended_at": datetime.now(UTC),
+        "runner": None,
+    }
+    if ended.model:
+        changes["model"] = ended.model
+    if usage:
+        changes |= {
+            "tokens_in": (reply.tokens_in or 0) + usage.tokens_in,
+            "tokens_cached": (reply.tokens_cached or 0) + usage.tokens_cached,
+            "tokens_out": (reply.tokens_out or 0) + usage.tokens_out,
+        }
+    closed = Message.objects.filter(
+        pk=reply.pk, fence=reply.fence, state=Message.State.STREAMING
+    ).update(**changes)
+    if closed:
+        _record_end(reply, ended.outcome, ended.fault, ended.duration_ms)
+    return bool(closed)
+
+
+@transaction.atomic
+def close_abandoned(*, limit: int = 100) -> list[Message]:
+    """Mark replies whose process died as interrupted, each under a new fence; return them."""
+    now = Now()
+    dead = Q(runner__beat_at__lt=now - RUNNER_DEAD_AFTER) | Q(
+        runner=None, conversation__last_seen__lt=now - UNCLAIMED_AFTER
+    )
+    abandoned = list(
+        Message.objects.select_for_update(skip_locked=True, of=("self",))
+        .filter(dead, state=Message.State.STREAMING)
+        .order_by("pk")[:limit]
+    )
+    for reply in abandoned:
+        # A new fence, so that the frames of a process that was only paused are refused.
+        Conversation.objects.filter(pk=reply.conversation_id).update(fence=F("fence") + 1)
+        reply.fence = Conversation.objects.values_list("fence", flat=True).get(
+            pk=reply.conversation_id
+        )
+        reply.state, reply.fault = Message.State.INTERRUPTED, "process_died"
+        reply.cursor, reply.runner, reply.ended_at = 0, None, datetime.now(UTC)
+        reply.save(update_fields=["fence", "state", "fault", "cursor", "runner", "ended_at"])
+        _record_end(reply, reply.state, reply.fault, 0)
+    return abandoned
+
+
+def beat(runner: Runner) -> None:
+    """Say that this process lives, by the database's clock."""
+    Runner.objects.bulk_create(
+        [Runner(pk=runner.pk, host=runner.host, pid=runner.pid, beat_at=Now())],
+        update_conflicts=True,
+        update_fields=["beat_at"],
+        unique_fields=["id"],
+    )
+
+
+def forget_dead_runners() -> None:
+    """Drop the rows of processes that ended long ago and own nothing any more."""
+    Runner.objects.filter(beat_at__lt=Now() - timedelta(hours=1), replies=None).delete()
+
+
+def _record_end(reply: Message, outcome: str, fault: str, duration_ms: int) -> None:
+    record(
+        System("turn"),
+        "turn.ended",
+        Conversation(pk=reply.conversation_id),
+        outcome="succeeded" if outcome == Message.State.COMPLETED else "failed",
+        reason=fault or outcome,
+        reply=str(reply.pk),
+        state=str(outcome),
+        duration_ms=duration_ms,
+    )

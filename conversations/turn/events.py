@@ -1,0 +1,32 @@
+"""What happens in a turn, as a closed set of facts. Every door tells the same story from them."""
+
+from dataclasses import dataclass
+
+from conversations.models import Message
+from prompts.provider import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingArrived:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextArrived:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """The end. `fault` is a code from `faults.py` or empty; times are milliseconds."""
+
+    outcome: Message.State
+    fault: str = ""
+    finish_reason: str = ""
+    model: str = ""
+    usage: Usage | None = None
+    first_token_ms: int | None = None
+    duration_ms: int = 0
+
+
+TurnEvent = ThinkingArrived | TextArrived | TurnEnded

@@ -1,0 +1,70 @@
+"""What each fault means for the person who meets it: what happened, what is safe, what to do."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """`tone` is the notice's: plain, caution (waiting or a click mends it) or danger."""
+
+    headline: str
+    rest: str
+    tone: str = "caution"
+
+
+_KEPT = "Your question is saved."
+
+FAULTS = {
+    "unreachable": Sentence(
+        "The provider does not answer.",
+        f"{_KEPT} Try again in a moment; if it stays so, tell your administrator.",
+    ),
+    "timeout": Sentence(
+        "The provider took too long.", f"{_KEPT} Try again in a moment."
+    ),
+    "stalled": Sentence(
+        "The provider fell silent.", "The text so far is kept. Continue lets it go on from there."
+    ),
+    "cut": Sentence(
+        "The connection to the provider broke.",
+        "The text so far is kept. Continue lets it go on from there.",
+    ),
+    "busy": Sentence(
+        "The provider is busy.", f"{_KEPT} Wait a minute, then try again."
+    ),
+    "failing": Sentence(
+        "The provider reported an error of its own.", f"{_KEPT} Try again in a moment."
+    ),
+    "unauthorised": Sentence(
+        "The provider refuses our key.",
+        f"{_KEPT} An administrator has to check the key; then try again.",
+        "danger",
+    ),
+    "rejected": Sentence(
+        "The provider did not accept the request.",
+        f"{_KEPT} Often the conversation has become too long for the model: start a new one.",
+        "danger",
+    ),
+    "garbled": Sentence(
+        "The provider sent something unreadable.", f"{_KEPT} What arrived is kept. Try again."
+    ),
+    "empty": Sentence(
+        "The provider sent an empty reply.", f"{_KEPT} Try again, or ask in other words."
+    ),
+    "content_filter": Sentence(
+        "The provider's content filter ended this reply.",
+        f"{_KEPT} Ask in other words if it was not meant so.",
+        "plain",
+    ),
+    "process_died": Sentence(
+        "Interrupted: the server stopped unexpectedly.", "The text so far is kept."
+    ),
+    "restarted": Sentence("Interrupted: the server restarted.", "The text so far is kept."),
+    "internal": Sentence(
+        "Something went wrong on our side.", f"{_KEPT} It has been reported. Try again."
+    ),
+}
+STOPPED = Sentence("Stopped.", "You ended this reply. The text so far is kept.", "plain")
+CUT_BY_LENGTH = Sentence(
+    "The reply reached its length limit.", "Continue lets it go on from there.", "plain"
+)

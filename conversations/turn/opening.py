@@ -1,0 +1,198 @@
+"""The beginning of a turn: one transaction that either holds the question and its reply, or nothing.
+
+Whoever asks (page, API, test) calls these verbs; each carries permission, change and trail.
+"""
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from django.db import transaction
+
+from accounts.access import require
+from accounts.models import User
+from audit.trail import record
+from conversations.models import Conversation, Message
+from prompts.catalogue import default_model
+from prompts.publishing import live_version
+
+MAX_QUESTION_BYTES = 64 * 1024
+MAX_KEY_CHARACTERS = 64
+
+
+class Refusal(Exception):
+    """A turn can't begin. `sentence` tells the person what holds and what to do."""
+
+    def __init__(self, code: str, headline: str, sentence: str) -> None:
+        super().__init__(code)
+        self.code, self.headline, self.sentence = code, headline, sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question and its reply, in their conversation. `is_new` is False when it was there."""
+
+    conversation: Conversation
+    question: Message
+    reply: Message
+    is_new: bool
+
+
+def checked_question(text: str) -> str:
+    """Return the question as it will be stored. Raises Refusal when it is empty or too long."""
+    text = text.replace("\r\n", "\n").replace("\x00", "").strip()
+    if not text:
+        raise Refusal("empty", "There is nothing to send yet.", "Write a message first.")
+    size = len(text.encode())
+    if size > MAX_QUESTION_BYTES:
+        raise Refusal(
+            "too_long",
+            "The message is too long.",
+            f"It has {size // 1024:,} KB; {MAX_QUESTION_BYTES // 1024} KB is the most."
+            " Nothing was sent. Shorten it, or send it in parts.",
+        )
+    return text
+
+
+@transaction.atomic
+def start_turn(
+    conversation_id: uuid.UUID, *, by: User, text: str, key: str, runner_id: uuid.UUID
+) -> Turn:
+    """Store the question and an empty reply that `runner_id` is to write.
+
+    A conversation that does not exist yet begins here. The same `key` again returns the turn that
+    it made. Raises Refusal, `Denied`, and Conversation.DoesNotExist for somebody else's.
+    """
+    require(by, "conversations.chat")
+    text = checked_question(text)
+    conversation = _locked(conversation_id, by)
+    if known := _turn_of_key(conversation, key):
+        return known
+    _require_no_open_reply(conversation)
+    version = live_version()
+    question = Message(
+        conversation=conversation,
+        parent_id=conversation.leaf_id,
+        role=Message.Role.USER,
+        state=Message.State.SAID,
+        key=key[:MAX_KEY_CHARACTERS],
+    )
+    question.content = text
+    reply = Message(
+        conversation=conversation,
+        parent=question,
+        role=Message.Role.ASSISTANT,
+        state=Message.State.STREAMING,
+        prompt_version=version,
+        model=version.model or default_model(),
+        arm=Message.Arm.PRODUCTION,
+    )
+    _claim(conversation, reply, runner_id)
+    Message.objects.bulk_create([question, reply])
+    _save_conversation(conversation, reply)
+    record(by, "turn.started", conversation, reply=str(reply.pk), prompt=str(version.pk))
+    return Turn(conversation, question, reply, is_new=True)
+
+
+@transaction.atomic
+def continue_turn(
+    conversation_id: uuid.UUID, reply_id: uuid.UUID, *, by: User, runner_id: uuid.UUID
+) -> Turn:
+    """Let a reply that ended early go on behind its text, or begin anew when it has none.
+
+    Raises Refusal, `Denied`, and DoesNotExist for what is not there or somebody else's.
+    """
+    require(by, "conversations.chat")
+    conversation = Conversation.objects.visible_to(by).select_for_update().get(pk=conversation_id)
+    reply = conversation.messages.select_related("parent", "prompt_version__template").get(
+        pk=reply_id, role=Message.Role.ASSISTANT
+    )
+    if reply.is_open:  # a double click, or another tab was quicker
+        return Turn(conversation, _question_of(reply), reply, is_new=False)
+    if reply.pk != conversation.leaf_id or not can_continue(reply):
+        raise Refusal(
+            "not_continuable",
+            "This reply can't be continued.",
+            "Only the last reply of a conversation can, and only when it ended early.",
+        )
+    reply.state = Message.State.STREAMING
+    reply.fault = reply.finish_reason = ""
+    reply.stop_requested_at = reply.ended_at = None
+    reply.cursor = 0
+    _claim(conversation, reply, runner_id)
+    reply.save()
+    _save_conversation(conversation, reply)
+    record(by, "turn.continued", conversation, reply=str(reply.pk))
+    return Turn(conversation, _question_of(reply), reply, is_new=True)
+
+
+@transaction.atomic
+def request_stop(conversation_id: uuid.UUID, *, by: User) -> Message | None:
+    """Note that the open reply is to stop and return it; None when no reply is open.
+
+    Raises Conversation.DoesNotExist for somebody else's.
+    """
+    conversation = Conversation.objects.visible_to(by).get(pk=conversation_id)
+    reply = (
+        conversation.messages.select_for_update().filter(state=Message.State.STREAMING).first()
+    )
+    if reply and reply.stop_requested_at is None:
+        reply.stop_requested_at = datetime.now(UTC)
+        reply.save(update_fields=["stop_requested_at"])
+        record(by, "turn.stop_requested", conversation, reply=str(reply.pk))
+    return reply
+
+
+def can_continue(reply: Message) -> bool:
+    """Whether the reply ended before its natural end, so that more could come."""
+    ended_early = {Message.State.STOPPED, Message.State.FAILED, Message.State.INTERRUPTED}
+    return reply.state in ended_early or reply.finish_reason == "length"
+
+
+def _locked(conversation_id: uuid.UUID, by: User) -> Conversation:
+    """Return the conversation with its row locked; it begins here if nobody has it."""
+    mine = Conversation.objects.visible_to(by).select_for_update()
+    if conversation := mine.filter(pk=conversation_id).first():
+        return conversation
+    made = Conversation(pk=conversation_id, owner=by)
+    # Two first messages at once: the second waits here for the first, and then finds its row.
+    Conversation.objects.bulk_create([made], ignore_conflicts=True)
+    conversation = mine.get(pk=conversation_id)
+    if conversation.fence == 0:
+        record(by, "conversation.created", conversation)
+    return conversation
+
+
+def _turn_of_key(conversation: Conversation, key: str) -> Turn | None:
+    question = conversation.messages.filter(key=key[:MAX_KEY_CHARACTERS]).first()
+    if question is None:
+        return None
+    reply = question.children.select_related("prompt_version__template").latest("created_at")
+    return Turn(conversation, question, reply, is_new=False)
+
+
+def _require_no_open_reply(conversation: Conversation) -> None:
+    if conversation.messages.filter(state=Message.State.STREAMING).exists():
+        raise Refusal(
+            "reply_open",
+            "A reply is still being written.",
+            "Your message is kept here. Send it when the reply has ended, or stop the reply first.",
+        )
+
+
+def _claim(conversation: Conversation, reply: Message, runner_id: uuid.UUID) -> None:
+    """Give the reply a new run: a higher fence than any before, and its runner."""
+    conversation.fence += 1
+    reply.fence = conversation.fence
+    reply.runner_id = runner_id
+
+
+def _save_conversation(conversation: Conversation, reply: Message) -> None:
+    conversation.leaf = reply
+    conversation.last_seen = datetime.now(UTC)
+    conversation.save(update_fields=["leaf", "fence", "last_seen"])
+
+
+def _question_of(reply: Message) -> Message:
+    assert reply.parent is not None, "a reply has a question"
+    return reply.parent

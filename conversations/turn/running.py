@@ -1,0 +1,104 @@
+"""The middle of a turn: ask the provider and tell what arrives. Knows no socket and no HTML."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+from conversations.models import Message
+from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
+from prompts.provider import ChatMessage, Finished, Piece, ProviderFault, TextPiece, Usage
+
+
+class Streams(Protocol):
+    """What a turn needs of a provider (`prompts.provider.Provider` is one)."""
+
+    def stream(
+        self, messages: Sequence[ChatMessage], *, model: str
+    ) -> AsyncGenerator[Piece, None]: ...
+
+
+class _Story:
+    """What is known of a turn while it runs."""
+
+    def __init__(self, publish: Callable[[TurnEvent], None]) -> None:
+        self._publish = publish
+        self._began = time.monotonic()
+        self.first_token_ms: int | None = None
+        self.finish_reason, self.model = "", ""
+        self.usage: Usage | None = None
+        self.wrote = False
+
+    def tell(self, piece: Piece) -> None:
+        if isinstance(piece, Finished):
+            self.finish_reason, self.model = piece.reason, piece.model
+            self.usage = piece.usage
+            return
+        if self.first_token_ms is None:
+            self.first_token_ms = self._elapsed_ms()
+        if isinstance(piece, TextPiece):
+            self.wrote = True
+            self._publish(TextArrived(piece.text))
+        else:
+            self._publish(ThinkingArrived(piece.text))
+
+    def end(self, outcome: Message.State, fault: str = "") -> TurnEnded:
+        return TurnEnded(
+            outcome,
+            fault=fault,
+            finish_reason=self.finish_reason,
+            model=self.model,
+            usage=self.usage,
+            first_token_ms=self.first_token_ms,
+            duration_ms=self._elapsed_ms(),
+        )
+
+    def natural_end(self) -> TurnEnded:
+        if not self.wrote and self.finish_reason != "content_filter":
+            return self.end(Message.State.FAILED, "empty")
+        if self.finish_reason == "content_filter":
+            return self.end(Message.State.REFUSED, "content_filter")
+        return self.end(Message.State.COMPLETED)
+
+    def _elapsed_ms(self) -> int:
+        return round((time.monotonic() - self._began) * 1000)
+
+
+EndedFromOutside = tuple[Message.State, str]
+"""Outcome and fault code of an end that somebody else decided: stopped, or interrupted."""
+
+
+async def run_turn(
+    messages: Sequence[ChatMessage],
+    *,
+    model: str,
+    provider: Streams,
+    publish: Callable[[TurnEvent], None],
+    until: "asyncio.Future[EndedFromOutside]",
+) -> TurnEnded:
+    """Ask `provider` and publish what arrives until it ends, fails, or `until` is decided.
+
+    Whatever happens, the request upstream is closed when this returns. Never raises ProviderFault:
+    a fault is an end like others.
+    """
+    story = _Story(publish)
+    asking = asyncio.create_task(_ask(messages, model, provider, story))
+    await asyncio.wait({asking, until}, return_when=asyncio.FIRST_COMPLETED)
+    if not asking.done():
+        asking.cancel()
+        await asyncio.wait({asking})
+        return story.end(*until.result())
+    try:
+        asking.result()
+    except ProviderFault as fault:
+        return story.end(Message.State.FAILED, fault.code)
+    return story.natural_end()
+
+
+async def _ask(
+    messages: Sequence[ChatMessage], model: str, provider: Streams, story: _Story
+) -> None:
+    async with aclosing(provider.stream(messages, model=model)) as pieces:
+        async for piece in pieces:
+            story.tell(piece)

@@ -1,0 +1,200 @@
+"""The pages of a conversation and the commands that they send.
+
+Commands are HTTP requests, so they work without a socket and without JavaScript; what they bring
+about arrives at every open page through the log.
+"""
+
+import uuid
+from datetime import datetime
+from urllib.parse import unquote_to_bytes
+
+from django.core.exceptions import BadRequest
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.views.decorators.http import require_GET, require_POST
+from uuid_utils.compat import uuid7
+
+from accounts.access import requires
+from accounts.http import Request, wants_fragment
+from accounts.models import User
+from chatbot.database import db
+from conversations.models import Conversation, Message
+from conversations.reply import fragments
+from conversations.reply.runner import runner
+from conversations.thread import empty_page, page_of
+from conversations.turn import Refusal, Turn, continue_turn, request_stop, start_turn
+
+NO_SCRIPT_PATIENCE_SECONDS = 120.0
+REFUSAL_STATUS = {"empty": 400, "too_long": 413, "reply_open": 409, "not_continuable": 409}
+
+
+@require_GET
+@requires("conversations.chat")
+def new_conversation(request: Request) -> HttpResponse:
+    """The first screen. The conversation begins with its first question."""
+    page = empty_page(request.user, uuid7(), list_before=_moment(request.GET.get("list")))
+    context = {"page": page, "key": uuid7(), "draft": request.GET.get("ask", "")}
+    return render(request, "conversations/conversation.html", context)
+
+
+@require_GET
+@requires("conversations.chat")
+def conversation(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
+    """A conversation of one's own, newest messages last."""
+    mine = Conversation.objects.visible_to(request.user).select_related("owner")
+    stored = get_object_or_404(mine, pk=conversation_id)
+    page = page_of(
+        stored,
+        before=_uuid(request.GET.get("before")),
+        list_before=_moment(request.GET.get("list")),
+    )
+    context = {"page": page, "key": uuid7()}
+    return render(request, "conversations/conversation.html", context)
+
+
+@require_POST
+@requires("conversations.chat")
+async def ask(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
+    """Send a question; the reply starts."""
+    text, key = _form(request)
+    try:
+        turn, opening = await _begin(request, conversation_id, text, key)
+    except Refusal as refusal:
+        return await _refused(request, conversation_id, refusal, text)
+    if not wants_fragment(request):
+        return await _page_with_reply(turn)
+    response = HttpResponse(opening + _asked(turn.conversation))
+    path = turn.conversation.get_absolute_url()
+    if request.htmx.current_url_abs_path != path:  # type: ignore[attr-defined]
+        response["HX-Push-Url"] = path
+    return response
+
+
+async def _begin(
+    request: HttpRequest, conversation_id: uuid.UUID, text: str, key: str
+) -> tuple[Turn, str]:
+    """Start the turn and its reply. Raises Refusal and Http404."""
+    user = await request.auser()
+    await runner().ready()
+    try:
+        turn, opening = await db(_start)(conversation_id, user, text, key, runner().row.pk)
+    except Conversation.DoesNotExist as error:
+        raise Http404 from error
+    if turn.is_new:
+        runner().launch(turn, opening)
+    return turn, opening
+
+
+def _start(
+    conversation_id: uuid.UUID, user: User, text: str, key: str, runner_id: uuid.UUID
+) -> tuple[Turn, str]:
+    turn = start_turn(conversation_id, by=user, text=text, key=key, runner_id=runner_id)
+    # A question that arrived before is on the page already, or comes through the log.
+    return turn, fragments.turn_started(turn) if turn.is_new else ""
+
+
+@require_POST
+@requires("conversations.chat")
+async def continue_reply(
+    request: HttpRequest, conversation_id: uuid.UUID, reply_id: uuid.UUID
+) -> HttpResponse:
+    """Let a reply that ended early go on."""
+    user = await request.auser()
+    await runner().ready()
+    try:
+        turn, opening = await db(_continue)(conversation_id, reply_id, user, runner().row.pk)
+    except (Conversation.DoesNotExist, Message.DoesNotExist) as error:
+        raise Http404 from error
+    except Refusal as refusal:
+        return await _refused(request, conversation_id, refusal, "")
+    if turn.is_new:
+        runner().launch(turn, opening)
+    return HttpResponse(opening) if wants_fragment(request) else await _page_with_reply(turn)
+
+
+def _continue(
+    conversation_id: uuid.UUID, reply_id: uuid.UUID, user: User, runner_id: uuid.UUID
+) -> tuple[Turn, str]:
+    turn = continue_turn(conversation_id, reply_id, by=user, runner_id=runner_id)
+    return turn, fragments.turn_resumed(turn) if turn.is_new else ""
+
+
+@require_POST
+@requires("conversations.chat")
+async def stop(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
+    """Stop the reply that is being written, wherever it is; nothing happens when there is none."""
+    user = await request.auser()
+    try:
+        reply = await db(request_stop)(conversation_id, by=user)
+    except Conversation.DoesNotExist as error:
+        raise Http404 from error
+    if reply:
+        await runner().stop(reply)
+    if wants_fragment(request):
+        return HttpResponse(status=204)
+    if reply:
+        await runner().wait_for(reply.pk, seconds=5.0)
+    return redirect("conversation", conversation_id)
+
+
+async def _page_with_reply(turn: Turn) -> HttpResponse:
+    """Without JavaScript the page comes back with the reply on it."""
+    await runner().wait_for(turn.reply.pk, seconds=NO_SCRIPT_PATIENCE_SECONDS)
+    return redirect(turn.conversation)
+
+
+def _asked(conversation: Conversation) -> str:
+    return render_to_string(
+        "conversations/oob/asked.html", {"conversation": conversation, "key": uuid7()}
+    )
+
+
+async def _refused(
+    request: HttpRequest, conversation_id: uuid.UUID, refusal: Refusal, text: str
+) -> HttpResponse:
+    """Say why, beside the text that was not sent; the text stays where it is."""
+    status = REFUSAL_STATUS[refusal.code]
+    if wants_fragment(request):
+        html = render_to_string("conversations/oob/refused.html", {"refusal": refusal})
+        return HttpResponse(html, status=status)
+    return await db(_refused_page)(request, conversation_id, refusal, text, status)
+
+
+def _refused_page(
+    request: HttpRequest, conversation_id: uuid.UUID, refusal: Refusal, text: str, status: int
+) -> HttpResponse:
+    assert isinstance(request.user, User)
+    mine = Conversation.objects.visible_to(request.user).select_related("owner")
+    stored = mine.filter(pk=conversation_id).first()
+    page = page_of(stored) if stored else empty_page(request.user, conversation_id)
+    context = {"page": page, "key": uuid7(), "draft": text, "refusal": refusal}
+    return render(request, "conversations/conversation.html", context, status=status)
+
+
+def _form(request: HttpRequest) -> tuple[str, str]:
+    """Return text and key. Raises BadRequest for bytes that are not UTF-8.
+
+    Django would put replacement characters in their place, and the person's words would be lost
+    without a word about it.
+    """
+    try:
+        unquote_to_bytes(request.body.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest("The message is not valid UTF-8. Nothing was sent.") from error
+    return request.POST.get("text", ""), request.POST.get("key", "") or uuid7().hex
+
+
+def _uuid(text: str | None) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text) if text else None
+    except ValueError:
+        return None
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+    return moment if moment and moment.tzinfo else None

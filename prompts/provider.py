@@ -1,0 +1,221 @@
+"""The provider: any server that speaks OpenAI's chat completions with server-sent events.
+
+`Provider.stream()` yields pieces in the order in which they arrive and ends with `Finished`, or
+raises one `ProviderFault` whose code is stable. Events are parsed here from the raw response: the
+client library's own objects cost ten times as much for each token. Leaving the iterator closes the
+request upstream, so always hold it in `contextlib.aclosing`.
+
+Wire format: OpenAI chat completion chunks; Server-Sent Events (WHATWG HTML, section 9.2).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import aiohttp
+import httpx2
+import openai
+import orjson
+from django.conf import settings
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+CONNECT_SECONDS = 5.0
+FIRST_BYTE_SECONDS = 60.0
+BETWEEN_TOKENS_SECONDS = 30.0
+MAX_EVENT_BYTES = 1 << 20
+
+Role = Literal["system", "user", "assistant"]
+ChatMessage = Mapping[str, str]
+"""`{"role": Role, "content": text}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingPiece:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counted them."""
+
+    tokens_in: int
+    tokens_cached: int
+    tokens_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last piece. `reason` is the provider's, such as stop, length or content_filter."""
+
+    reason: str
+    model: str
+    usage: Usage | None
+
+
+Piece = TextPiece | ThinkingPiece | Finished
+
+FaultCode = Literal[
+    "unreachable", "timeout", "unauthorised", "busy", "rejected", "failing", "garbled", "cut",
+    "stalled", "empty",
+]  # fmt: skip
+
+
+class ProviderFault(Exception):
+    """The provider did not deliver. `code` says how, `status` is HTTP's where there was one."""
+
+    def __init__(self, code: FaultCode, status: int | None = None) -> None:
+        super().__init__(code)
+        self.code: FaultCode = code
+        self.status = status
+
+
+class Provider:
+    """One OpenAI-compatible server. Safe to share by all tasks of one event loop."""
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        self._client = AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key or "none",
+            max_retries=0,
+            timeout=openai.Timeout(
+                BETWEEN_TOKENS_SECONDS, connect=CONNECT_SECONDS, read=FIRST_BYTE_SECONDS
+            ),
+            http_client=DefaultAioHttpClient(follow_redirects=False),
+        )
+
+    async def stream(
+        self, messages: Sequence[ChatMessage], *, model: str, **parameters: Any
+    ) -> AsyncGenerator[Piece, None]:
+        """Ask, and yield the reply as it arrives. Raises ProviderFault."""
+        request = self._client.chat.completions.with_streaming_response.create(
+            messages=list(messages),  # type: ignore[arg-type]
+            model=model,
+            stream=True,
+            stream_options={"include_usage": True},
+            **parameters,
+        )
+        try:
+            async with request as response:
+                if "text/event-stream" not in response.headers.get("content-type", ""):
+                    raise ProviderFault("garbled", response.status_code)
+                async for piece in _pieces(_events(response.iter_bytes()), model):
+                    yield piece
+        except openai.APITimeoutError as error:
+            raise ProviderFault("timeout") from error
+        except openai.APIStatusError as error:
+            raise ProviderFault(_code_of(error.status_code), error.status_code) from error
+        except openai.APIConnectionError as error:
+            raise ProviderFault("unreachable") from error
+        except openai.APIError as error:
+            raise ProviderFault("failing") from error
+
+    async def answers(self, *, within_seconds: float) -> bool:
+        """Whether the server lists its models in time; used for health, never for a turn."""
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self._client.models.list()
+        except (TimeoutError, openai.APIError):
+            return False
+        return True
+
+
+def _code_of(status: int) -> FaultCode:
+    if status in {401, 403}:
+        return "unauthorised"
+    if status == 429:
+        return "busy"
+    if status in {408, 504}:
+        return "timeout"
+    return "failing" if status >= 500 else "rejected"
+
+
+async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the data of each server-sent event. Raises ProviderFault `cut` or `stalled`.
+
+    Bytes are split at line feeds only: multi-byte characters that arrive in parts stay whole.
+    """
+    rest, patience = b"", FIRST_BYTE_SECONDS
+    iterator = aiter(chunks)
+    while True:
+        try:
+            async with asyncio.timeout(patience):
+                chunk = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        except (TimeoutError, httpx2.TimeoutException) as error:
+            raise ProviderFault("stalled") from error
+        except (httpx2.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise ProviderFault("cut") from error
+        patience = BETWEEN_TOKENS_SECONDS
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_EVENT_BYTES:
+            raise ProviderFault("garbled")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+
+
+async def _pieces(events: AsyncIterator[bytes], model: str) -> AsyncIterator[Piece]:
+    """Turn events into pieces. Raises ProviderFault when they make no sense or stop too early."""
+    reason, usage, spoke = "", None, False
+    async for data in events:
+        if data == b"[DONE]":
+            break
+        chunk = _parsed(data)
+        model = chunk.get("model") or model
+        usage = _usage(chunk.get("usage")) or usage
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
+            if thinking := delta.get("reasoning_content") or delta.get("reasoning"):
+                spoke = True
+                yield ThinkingPiece(thinking)
+            if text := delta.get("content"):
+                spoke = True
+                yield TextPiece(text)
+            reason = choice.get("finish_reason") or reason
+    if not reason:
+        raise ProviderFault("cut" if spoke else "empty")
+    yield Finished(reason, model, usage)
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ProviderFault("garbled") from error
+    if not isinstance(chunk, dict):
+        raise ProviderFault("garbled")
+    if chunk.get("error"):
+        raise ProviderFault("failing")
+    return chunk
+
+
+def _usage(counted: dict[str, Any] | None) -> Usage | None:
+    if not counted:
+        return None
+    details = counted.get("prompt_tokens_details") or {}
+    return Usage(
+        tokens_in=int(counted.get("prompt_tokens") or 0),
+        tokens_cached=int(details.get("cached_tokens") or 0),
+        tokens_out=int(counted.get("completion_tokens") or 0),
+    )
+
+
+_providers: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], Provider]]"
+_providers = WeakKeyDictionary()
+
+
+def configured_provider() -> Provider:
+    """Return the provider that the environment names; its connections belong to the event loop."""
+    known = _providers.setdefault(asyncio.get_running_loop(), {})
+    address = (settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY)
+    if address not in known:
+        known[address] = Provider(*address)
+    return known[address]

@@ -1,0 +1,243 @@
+/* What the page of a conversation does beyond htmx: the reader's place in the log, the draft, the
+   end of the thread, copying, and local times. Works on plain events; no inline code, no eval. */
+"use strict";
+
+const byId = (id) => document.getElementById(id);
+const thread = byId("thread");
+
+/* --- the place in the log: each frame once, and a reconnect goes on behind the last ------------ */
+
+let seen = null;
+
+function place(text) {
+  const [fence, number] = text.split(":").map(Number);
+  return { fence, number };
+}
+
+function isNewer(a, b) {
+  return !b || a.fence > b.fence || (a.fence === b.fence && a.number > b.number);
+}
+
+function take(event) {
+  const { connection, message } = event.detail;
+  let frame;
+  try { frame = JSON.parse(message.data); } catch { return; }
+  if (!frame.id) return;
+  const at = place(frame.id);
+  if (!frame.over && !isNewer(at, seen)) { event.preventDefault(); return; }
+  seen = at;
+  const url = new URL(connection.url);
+  url.searchParams.set("last", frame.id);
+  connection.url = url.href;
+}
+
+/* --- the line ----------------------------------------------------------------------------------- */
+
+const LINE = {
+  lost: ["The line is interrupted.", "It is being restored; nothing is lost."],
+  4401: ["You are signed out.", "Your draft is kept here. Sign in again to go on."],
+  4404: ["This conversation is not here any more.", "Start a new one from the list."],
+};
+
+function say(about) {
+  const old = byId("line");
+  if (old) old.remove();
+  if (!about) return;
+  const [headline, rest] = LINE[about] || LINE.lost;
+  const notice = document.createElement("div");
+  notice.id = "line";
+  notice.className = "notice caution";
+  notice.setAttribute("role", "alert");
+  const text = document.createElement("p"), strong = document.createElement("strong");
+  strong.textContent = headline;
+  text.append(strong, " ", rest, " ");
+  if (about === 4401) {
+    const link = document.createElement("a");
+    link.href = "/account/sign-in/?next=" + encodeURIComponent(location.pathname);
+    link.textContent = "Sign in";
+    text.append(link);
+  }
+  notice.append(text);
+  byId("refusal").before(notice);
+}
+
+let lineTimer = 0;
+
+function lineClosed(event) {
+  const code = event.detail.code;
+  clearTimeout(lineTimer);
+  if (document.hidden || event.detail.reason === "removed") return;
+  if (code >= 4400) { say(code); return; }
+  /* A short break heals by itself and needs no words. */
+  lineTimer = setTimeout(() => say("lost"), 2500);
+}
+
+function lineOpen() {
+  clearTimeout(lineTimer);
+  say(null);
+}
+
+/* --- the draft: never lost ---------------------------------------------------------------------- */
+
+const composer = byId("composer");
+const ask = byId("ask");
+const draftKey = () => "draft " + (location.pathname.startsWith("/c/") ? composer.dataset.conversation : "new");
+
+function keepDraft() {
+  try {
+    if (ask.value) localStorage.setItem(draftKey(), ask.value);
+    else localStorage.removeItem(draftKey());
+  } catch { /* storage is off: the text still stands in the field */ }
+}
+
+function restoreDraft() {
+  let kept = null;
+  try { kept = localStorage.getItem(draftKey()); } catch { return; }
+  if (kept && !ask.value) ask.value = kept;
+}
+
+function refuse(headline, rest) {
+  const box = byId("refusal");
+  box.innerHTML = "";
+  const notice = document.createElement("div"), p = document.createElement("p"), strong = document.createElement("strong");
+  notice.className = "notice caution";
+  notice.setAttribute("role", "alert");
+  strong.textContent = headline;
+  p.append(strong, " ", rest);
+  notice.append(p);
+  box.append(notice);
+}
+
+let sending = null;
+
+function beforeSend(event) {
+  const ctx = event.detail.ctx;
+  if (ctx.sourceElement !== composer) return;
+  if (sending !== null || !ask.value.trim()) { event.preventDefault(); return; }
+  sending = ask.value;
+  byId("act").setAttribute("aria-disabled", "true");
+}
+
+function afterSend(event) {
+  const ctx = event.detail.ctx;
+  if (ctx.sourceElement !== composer) return;
+  const status = ctx.response && ctx.response.status;
+  if (status >= 200 && status < 300) {
+    const before = draftKey();
+    if (ask.value === sending) ask.value = "";
+    try { localStorage.removeItem(before); } catch { /* as above */ }
+    byId("refusal").innerHTML = "";
+    grow();
+    follow = true;
+  }
+  if (status === 401) say(4401);
+  if (status >= 500) refuse("The server could not take your message.", "It is still here. Try again in a moment.");
+}
+
+function sendFailed(event) {
+  const ctx = event.detail.ctx;
+  if (!ctx || ctx.sourceElement !== composer) return;
+  refuse("Not sent: the server can’t be reached.", "Your message is still here. Sending it again is safe.");
+}
+
+function sendOver(event) {
+  const ctx = event.detail.ctx;
+  if (!ctx || ctx.sourceElement !== composer) return;
+  sending = null;
+  const act = byId("act");
+  if (act) act.removeAttribute("aria-disabled");
+  keepDraft();
+}
+
+function grow() {
+  if (CSS.supports("field-sizing", "content")) return;
+  ask.rows = Math.min(12, ask.value.split("\n").length + Math.floor(ask.value.length / 90));
+}
+
+function keyInField(event) {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (ask.value.trim()) composer.requestSubmit();
+}
+
+/* --- the end of the thread ---------------------------------------------------------------------- */
+
+let follow = true;
+const latest = document.querySelector("[data-latest]");
+const atEnd = () => innerHeight + scrollY >= document.documentElement.scrollHeight - 48;
+
+function toEnd() {
+  scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
+}
+
+function scrolled() {
+  follow = atEnd();
+  latest.hidden = follow;
+}
+
+function changed() {
+  if (follow) toEnd();
+  else latest.hidden = atEnd();
+  localTimes();
+}
+
+/* --- small things ------------------------------------------------------------------------------- */
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+
+function localTimes() {
+  for (const time of document.querySelectorAll("time[datetime]:not([data-local])")) {
+    const at = new Date(time.dateTime);
+    const isToday = at.toDateString() === new Date().toDateString();
+    time.textContent = isToday ? clock.format(at) : day.format(at) + ", " + clock.format(at);
+    time.dataset.local = "";
+  }
+}
+
+function tick() {
+  for (const span of document.querySelectorAll("[data-since]")) {
+    const seconds = Math.max(0, Math.round((Date.now() - new Date(span.dataset.since)) / 1000));
+    span.textContent = "· " + seconds + " s";
+  }
+}
+
+async function copy(button, text) {
+  try { await navigator.clipboard.writeText(text); } catch { announce("Copying is not allowed here."); return; }
+  const label = button.getAttribute("aria-label");
+  announce("Copied.");
+  button.dataset.done = "";
+  setTimeout(() => { delete button.dataset.done; if (label) button.setAttribute("aria-label", label); }, 1500);
+}
+
+function announce(text) { byId("status").textContent = text; }
+
+function clicked(event) {
+  const button = event.target.closest("[data-copy], [data-copy-reply], [data-ask], [data-latest]");
+  if (!button) return;
+  if (button.matches("[data-copy]")) copy(button, button.closest("figure").querySelector("code").textContent);
+  else if (button.matches("[data-copy-reply]")) copy(button, button.closest(".said").querySelector(".prose").innerText);
+  else if (button.matches("[data-latest]")) { event.preventDefault(); follow = true; toEnd(); scrolled(); }
+  else { event.preventDefault(); ask.value = button.dataset.ask; grow(); keepDraft(); ask.focus(); }
+}
+
+document.addEventListener("htmx:ws:before:message:incoming", take);
+document.addEventListener("htmx:ws:after:message:incoming", changed);
+document.addEventListener("htmx:ws:close", lineClosed);
+document.addEventListener("htmx:ws:after:connection", lineOpen);
+document.addEventListener("htmx:before:request", beforeSend);
+document.addEventListener("htmx:after:request", afterSend);
+document.addEventListener("htmx:error", sendFailed);
+document.addEventListener("htmx:finally:request", sendOver);
+document.addEventListener("htmx:after:swap", changed);
+document.addEventListener("click", clicked);
+addEventListener("scroll", scrolled, { passive: true });
+ask.addEventListener("input", () => { keepDraft(); grow(); });
+ask.addEventListener("keydown", keyInField);
+restoreDraft();
+grow();
+localTimes();
+tick();
+setInterval(tick, 1000);
+if (thread.querySelector(".turn")) toEnd();
+if (matchMedia("(pointer: fine)").matches) ask.focus({ preventScroll: true });

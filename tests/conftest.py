@@ -1,0 +1,216 @@
+"""The people of the tests, a running server, and a flush that knows the append-only table."""
+
+import asyncio
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import pytest
+import uvicorn
+from django.apps import apps
+from django.db import connection
+from django.test import Client, TransactionTestCase
+
+from accounts.models import User
+from accounts.roles import seed_roles
+from audit import trail
+from audit.append_only import TABLE, TABLE_TRIGGER
+from benchmarks.provider_simulator import running_simulator
+
+PASSWORD = "the people's password 1"
+
+
+# --- people ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_user(db: None) -> Callable[..., User]:
+    def make(name: str, *roles: str) -> User:
+        from accounts.models import RoleGrant
+
+        user = User.objects.create_user(f"{name}@parley.example", PASSWORD, name=name.title())
+        RoleGrant.objects.bulk_create(RoleGrant(user=user, role_id=role) for role in roles)
+        return user
+
+    return make
+
+
+@pytest.fixture
+def olive(make_user: Callable[..., User]) -> User:
+    """A member; the conversations are hers."""
+    return make_user("olive", "member")
+
+
+@pytest.fixture
+def sam(make_user: Callable[..., User]) -> User:
+    """A member too, and a stranger to everything of olive's."""
+    return make_user("sam", "member")
+
+
+@pytest.fixture
+def ravi(make_user: Callable[..., User]) -> User:
+    return make_user("ravi", "compliance_officer")
+
+
+@pytest.fixture
+def ada(make_user: Callable[..., User]) -> User:
+    return make_user("ada", "administrator")
+
+
+def _signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def olive_client(olive: User) -> Client:
+    return _signed_in(olive)
+
+
+@pytest.fixture
+def sam_client(sam: User) -> Client:
+    return _signed_in(sam)
+
+
+@pytest.fixture
+def ravi_client(ravi: User) -> Client:
+    return _signed_in(ravi)
+
+
+@pytest.fixture
+def ada_client(ada: User) -> Client:
+    return _signed_in(ada)
+
+
+# --- servers ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[str]:
+    """The base URL of a provider that does what each question tells it."""
+    with running_simulator(text="A simulated reply.", tokens_per_second=0) as base_url:
+        yield base_url
+
+
+@dataclass
+class LiveServer:
+    """uvicorn in a thread: the production server on the test's database."""
+
+    url: str
+    loop: asyncio.AbstractEventLoop
+
+    def finish_replies(self) -> None:
+        from conversations.reply.runner import runner
+
+        async def finish() -> None:
+            await runner().finish_replies(0)
+
+        asyncio.run_coroutine_threadsafe(finish(), self.loop).result(20)
+
+
+@pytest.fixture(scope="session")
+def _live_server(django_db_setup: None, django_db_blocker) -> Iterator[LiveServer]:
+    from chatbot.asgi import application
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="off"))
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        from conversations.reply.runner import runner
+
+        loops.append(asyncio.get_running_loop())
+        await server.serve(sockets=[listening])
+        await runner().drain(0)
+
+    with django_db_blocker.unblock():
+        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield LiveServer(f"http://127.0.0.1:{listening.getsockname()[1]}", loops[0])
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def live(
+    transactional_db: None, _live_server: LiveServer, simulator: str, settings
+) -> Iterator[LiveServer]:
+    """The running server with the simulated provider; its replies end before the test does."""
+    settings.OPENAI_BASE_URL = simulator
+    yield _live_server
+    _live_server.finish_replies()
+
+
+# --- browser ---------------------------------------------------------------------------------
+
+
+def chromium_path() -> str | None:
+    """The Chromium to test with: CHROMIUM, or one on PATH."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if chromium_path():
+        return
+    if os.environ.get("CHROMIUM_REQUIRED") == "1":
+        raise pytest.UsageError("CHROMIUM_REQUIRED=1, but there is no Chromium: apt install chromium")
+    reason = "NO CHROMIUM: browser tests did not run. Install chromium or set CHROMIUM=/path."
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if not chromium_path():
+        terminalreporter.section("NO CHROMIUM", red=True)
+        terminalreporter.line("Browser tests did not run. Install chromium or set CHROMIUM=/path.")
+
+
+# --- flush -----------------------------------------------------------------------------------
+
+KEPT_TABLES = {"django_migrations", "django_content_type", "auth_permission", "accounts_role"}
+
+
+def _flush(self: TransactionTestCase) -> None:
+    """Empty all tables between tests that commit.
+
+    Django's flush is one TRUNCATE, which the append-only table refuses; only its owner can switch
+    the trigger off for that moment, and the application's role is not the owner.
+    """
+    from prompts.publishing import seed_general_assistant
+
+    tables = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
+    names = ", ".join(f'"{name}"' for name in sorted(tables - KEPT_TABLES))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"ALTER TABLE {TABLE} DISABLE TRIGGER {TABLE_TRIGGER}; TRUNCATE {names};"
+            f"ALTER TABLE {TABLE} ENABLE ALWAYS TRIGGER {TABLE_TRIGGER};"
+        )
+    seed_roles()
+    seed_general_assistant()
+
+
+TransactionTestCase._fixture_teardown = _flush
+
+
+@pytest.fixture(autouse=True)
+def _entries_beside_roll_back_with_the_test(request, monkeypatch):
+    # A test in a transaction would leave them behind for good: entries can't be removed.
+    marker = request.node.get_closest_marker("django_db")
+    commits = (marker and marker.kwargs.get("transaction")) or "transactional_db" in request.fixturenames
+    if not commits:
+        monkeypatch.setattr(trail, "_connection_beside", nullcontext)
+
+
+@pytest.fixture(autouse=True)
+def _quick_passwords(settings):
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -1,0 +1,80 @@
+"""A pytest plugin, loaded before Django's settings: servers and settings of a test run.
+
+The first process starts a PostgreSQL and a Redis of its own (unless DATABASE_URL and REDIS_URL are
+given) and collects the static files; each xdist worker inherits their addresses and takes a Redis
+number and a key prefix for itself. pytest-django gives each its own database.
+"""
+
+import atexit
+import base64
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+REDIS_DATABASES = 64
+
+
+def _start_servers() -> None:
+    from chatbot.local.servers import servers
+
+    folder = Path(tempfile.mkdtemp(prefix="parley-test-"))
+    stack = ExitStack()
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(stack.close)
+    given = stack.enter_context(
+        servers(
+            folder / "data",
+            os.environ,
+            purpose="the tests",
+            durable=False,
+            max_connections=400,
+            redis_databases=REDIS_DATABASES,
+        )
+    )
+    os.environ.update(
+        # Tests make databases, so they run as the role that owns them.
+        DATABASE_URL=given.database_owner_url or given.database_url,
+        TEST_APPLICATION_URL=given.database_url,
+        REDIS_URL=given.redis_url,
+        STATIC_ROOT=str(folder / "static"),
+        PROMETHEUS_MULTIPROC_DIR=str(folder / "metrics"),
+        PARLEY_TEST_FOLDER=str(folder),
+    )
+    (folder / "metrics").mkdir()
+
+
+def _settings() -> None:
+    os.environ.update(
+        DJANGO_SETTINGS_MODULE="chatbot.settings",
+        DJANGO_ALLOW_ASYNC_UNSAFE="1",  # Playwright's synchronous API keeps a loop in this thread
+        SECRET_KEY="only for tests, only for tests, only for tests, 0123456789",
+        CONTENT_KEYS=base64.b64encode(bytes(range(32))).decode(),
+        HTTPS="false",
+        METRICS_TOKEN="metrics-token-of-the-tests",
+        OPENAI_BASE_URL="http://127.0.0.1:9/v1",
+        OPENAI_API_KEY="test",
+        OPENAI_MODEL="simulated",
+        LOG_LEVEL="WARNING",
+    )
+
+
+def _collect_static_files() -> None:
+    subprocess.run(
+        [sys.executable, "manage.py", "collectstatic", "--noinput", "-v", "0"], cwd=ROOT, check=True
+    )
+
+
+if WORKER:
+    number = 1 + int(WORKER.removeprefix("gw"))
+    os.environ["REDIS_URL"] = os.environ["REDIS_URL"].split("?")[0] + f"?db={number}"
+    os.environ["REDIS_PREFIX"] = f"{WORKER}:"
+elif "PARLEY_TEST_FOLDER" not in os.environ:
+    _settings()
+    _start_servers()
+    _collect_static_files()
