@@ -7,10 +7,9 @@ IN := .venv/bin/python
 LOCAL_PACKAGES := chatbot accounts audit prompts conversations
 
 # Handed on as they were typed: a `$` or a quote in CMD belongs to the command.
-export CMD := $(value CMD)
+override export CMD := $(value CMD)
 export DATA HOST PORT WEB_PROCESSES
 export UV_PYTHON_DOWNLOADS := never
-export UV_LINK_MODE ?= copy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help

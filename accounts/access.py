@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol, runtime_checkable
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.contrib.auth.backends import BaseBackend
 from django.contrib.auth.hashers import make_password
@@ -27,6 +27,7 @@ from accounts.http import page_to_return_to
 from accounts.models import User
 from accounts.roles import DESCRIPTIONS, Permission
 from accounts.signals import access_denied
+from chatbot.database import db
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def require(user: Actor, permission: str, obj: object = None) -> None:
 async def arequire(user: Actor, permission: str, obj: object = None) -> None:
     """Do as `require`; the event loop is left only for a refusal, or to load roles."""
     if (isinstance(user, User) and not user.knows_its_roles) or not allowed(user, permission, obj):
-        await sync_to_async(require)(user, permission, obj)
+        await db(require)(user, permission, obj)
 
 
 def _sentence(user: Actor, permission: Permission, obj: object) -> str:
@@ -181,7 +182,7 @@ class RoleBackend(BaseBackend):
 
     async def ahas_perm(self, user_obj: Any, perm: str, obj: Any = None) -> bool:
         """Do as `has_perm`."""
-        return await sync_to_async(self.has_perm)(user_obj, perm, obj)
+        return await db(self.has_perm)(user_obj, perm, obj)
 
     def has_module_perms(self, user_obj: Any, app_label: str) -> bool:
         """Say whether the roles show anything of this app in the admin."""

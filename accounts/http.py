@@ -43,7 +43,7 @@ def client_address(request: HttpRequest) -> str:
     `X-Forwarded-For` counts only when TRUSTED_PROXIES says how many proxies of ours stand in front:
     each appends the address it saw, so the client's is the one that the outermost of them appended.
     """
-    proxies: int = getattr(settings, "TRUSTED_PROXIES", 0)
+    proxies: int = settings.TRUSTED_PROXIES
     passed = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
     if proxies and len(passed) >= proxies and passed[-proxies]:
         return passed[-proxies]

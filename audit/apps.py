@@ -14,7 +14,7 @@ class AuditConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect the receivers and register the check."""
-        from audit import receivers  # noqa: PLC0415 - models are not loaded before
+        from audit import receivers
 
         receivers.connect()
         checks.register(check_triggers, checks.Tags.database)

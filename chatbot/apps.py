@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.apps import AdminConfig
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, resolve_url
-from django.conf import settings
 
 
 class ParleyAdmin(AdminConfig):
@@ -26,8 +27,6 @@ class ParleyAdminSite(admin.AdminSite):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Sign in where everybody does; who is signed in and may not enter gets a 403."""
-        from django.core.exceptions import PermissionDenied
-
         if request.user.is_authenticated:
             raise PermissionDenied("Your role has no section in the administration.")
         return redirect(f"{resolve_url(settings.LOGIN_URL)}?next={request.get_full_path()}")

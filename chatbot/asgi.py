@@ -1,7 +1,8 @@
 """The ASGI application: static files, pages, websockets, and an orderly end.
 
-A server that stops closes its sockets first and then asks us, through `lifespan`, to finish: replies
-that are being written get the time to end, because they belong to the process and not to a socket.
+A server that stops closes its sockets first and then asks us, through `lifespan`, to finish:
+replies that are being written get the time to end, because they belong to the process and not to a
+socket.
 """
 
 import os
@@ -12,12 +13,12 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatbot.settings")
 _pages = get_asgi_application()
 
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from channels.routing import ProtocolTypeRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 from servestatic import ServeStaticASGI  # noqa: E402
 
 from conversations.reply.runner import runner  # noqa: E402
-from conversations.routing import websocket_urlpatterns  # noqa: E402
+from conversations.routing import router as sockets  # noqa: E402
 
 
 def _never_sniff(headers: Any, _path: str, _url: str) -> None:
@@ -25,7 +26,7 @@ def _never_sniff(headers: Any, _path: str, _url: str) -> None:
 
 
 _site = ServeStaticASGI(
-    ProtocolTypeRouter({"http": _pages, "websocket": URLRouter(websocket_urlpatterns)}),
+    ProtocolTypeRouter({"http": _pages, "websocket": sockets}),
     root=settings.STATIC_ROOT,
     prefix=settings.STATIC_URL,
     allow_all_origins=False,

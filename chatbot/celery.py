@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery, Task
 from celery.signals import setup_logging
+from django.core.cache import cache
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatbot.settings")
 
@@ -54,9 +55,7 @@ def _keep_our_logging(**_signal: Any) -> None:
     """Settings have configured the logs; Celery must not do so again."""
 
 
-@app.task(name="chatbot.worker_beat", ignore_result=True, expires=30)  # type: ignore[untyped-decorator]
+@app.task(name="chatbot.worker_beat", ignore_result=True, expires=30)
 def worker_beat() -> None:
     """Leave a sign of life that went the whole way: beat, broker, worker."""
-    from django.core.cache import cache
-
     cache.set("worker_beat", time.time(), timeout=600)

@@ -1,8 +1,8 @@
 """Health and figures.
 
 `/health/live` says that the process answers, `/health/ready` that it may get traffic, `/health` how
-each part is, with details for operators alone. Each part is asked at the same time as the others and
-has a time limit of its own.
+each part is, with details for operators alone. All parts are asked at once, each within a time
+limit of its own.
 """
 
 import asyncio

@@ -246,5 +246,7 @@ def _valid_sessions(keys: set[str]) -> set[str]:
 def _snapshot(user: User, conversation_id: uuid.UUID) -> tuple[Cursor, str]:
     stored = Conversation.objects.visible_to(user).filter(pk=conversation_id).first()
     page = thread_of(stored) if stored else empty_page(user, conversation_id)
-    html = render_to_string("conversations/oob/snapshot.html", {"page": page, "without_token": True})
+    html = render_to_string(
+        "conversations/oob/snapshot.html", {"page": page, "without_token": True}
+    )
     return page.cursor, html

@@ -26,7 +26,8 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
         if not user.is_authenticated or not user.is_active:
             return self.none()
         return self.filter(
-            owner=user, lifecycle__in=[Conversation.Lifecycle.ACTIVE, Conversation.Lifecycle.ARCHIVED]
+            owner=user,
+            lifecycle__in=[Conversation.Lifecycle.ACTIVE, Conversation.Lifecycle.ARCHIVED],
         )
 
 
@@ -44,14 +45,13 @@ class Conversation(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="conversations"
     )
     title_sealed = models.BinaryField(default=bytes)
-    lifecycle = models.CharField(
-        max_length=8, choices=Lifecycle.choices, default=Lifecycle.ACTIVE
-    )
+    lifecycle = models.CharField(max_length=8, choices=Lifecycle.choices, default=Lifecycle.ACTIVE)
     leaf = models.ForeignKey(
         "Message", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
     fence = models.BigIntegerField(
-        default=0, help_text="Last number given to a run of a reply; a run with a lower one is over."
+        default=0,
+        help_text="Last number given to a run of a reply; a run with a lower one is over.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     last_seen = models.DateTimeField(
@@ -182,9 +182,7 @@ class Message(models.Model):
                 condition=Q(state="streaming"),
                 name="one_open_reply_per_conversation",
             ),
-            models.UniqueConstraint(
-                fields=["conversation", "key"], name="question_arrives_once"
-            ),
+            models.UniqueConstraint(fields=["conversation", "key"], name="question_arrives_once"),
             models.CheckConstraint(
                 name="only_replies_have_outcomes",
                 condition=Q(role="assistant") ^ Q(state="said"),

@@ -75,7 +75,7 @@ async def _begin(
     request: HttpRequest, conversation_id: uuid.UUID, text: str, key: str
 ) -> tuple[Turn, str]:
     """Start the turn and its reply. Raises Refusal and Http404."""
-    user = await request.auser()
+    user = await _asker(request)
     await runner().ready()
     try:
         turn, opening = await db(_start)(conversation_id, user, text, key, runner().row.pk)
@@ -100,7 +100,7 @@ async def continue_reply(
     request: HttpRequest, conversation_id: uuid.UUID, reply_id: uuid.UUID
 ) -> HttpResponse:
     """Let a reply that ended early go on."""
-    user = await request.auser()
+    user = await _asker(request)
     await runner().ready()
     try:
         turn, opening = await db(_continue)(conversation_id, reply_id, user, runner().row.pk)
@@ -124,7 +124,7 @@ def _continue(
 @requires("conversations.chat")
 async def stop(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     """Stop the reply that is being written, wherever it is; nothing happens when there is none."""
-    user = await request.auser()
+    user = await _asker(request)
     try:
         reply = await db(request_stop)(conversation_id, by=user)
     except Conversation.DoesNotExist as error:
@@ -170,6 +170,13 @@ def _refused_page(
     page = page_of(stored) if stored else empty_page(request.user, conversation_id)
     context = {"page": page, "key": uuid7(), "draft": text, "refusal": refusal}
     return render(request, "conversations/conversation.html", context, status=status)
+
+
+async def _asker(request: HttpRequest) -> User:
+    """Return who is signed in, as `requires` has made sure of."""
+    user = await request.auser()
+    assert isinstance(user, User)
+    return user
 
 
 def _form(request: HttpRequest) -> tuple[str, str]:

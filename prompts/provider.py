@@ -9,9 +9,9 @@ Wire format: OpenAI chat completion chunks; Server-Sent Events (WHATWG HTML, sec
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -20,6 +20,9 @@ import openai
 import orjson
 from django.conf import settings
 from openai import AsyncOpenAI, DefaultAioHttpClient
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
 
 CONNECT_SECONDS = 5.0
 FIRST_BYTE_SECONDS = 60.0
@@ -95,7 +98,7 @@ class Provider:
     ) -> AsyncGenerator[Piece, None]:
         """Ask, and yield the reply as it arrives. Raises ProviderFault."""
         request = self._client.chat.completions.with_streaming_response.create(
-            messages=list(messages),  # type: ignore[arg-type]
+            messages=cast("Iterable[ChatCompletionMessageParam]", messages),
             model=model,
             stream=True,
             stream_options={"include_usage": True},
@@ -108,13 +111,17 @@ class Provider:
                 async for piece in _pieces(_events(response.iter_bytes()), model):
                     yield piece
         except openai.APITimeoutError as error:
-            raise ProviderFault("timeout") from error
+            raise ProviderFault("unreachable" if _was_refused(error) else "timeout") from error
         except openai.APIStatusError as error:
             raise ProviderFault(_code_of(error.status_code), error.status_code) from error
         except openai.APIConnectionError as error:
             raise ProviderFault("unreachable") from error
         except openai.APIError as error:
             raise ProviderFault("failing") from error
+
+    async def close(self) -> None:
+        """Close the connections that are kept open between requests."""
+        await self._client.close()
 
     async def answers(self, *, within_seconds: float) -> bool:
         """Whether the server lists its models in time; used for health, never for a turn."""
@@ -124,6 +131,15 @@ class Provider:
         except (TimeoutError, openai.APIError):
             return False
         return True
+
+
+def _was_refused(error: BaseException | None) -> bool:
+    """Whether a connection failed at once; the client library calls that a timeout too."""
+    while error is not None:
+        if isinstance(error, aiohttp.ClientConnectionError):
+            return not isinstance(error, TimeoutError)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _code_of(status: int) -> FaultCode:
@@ -219,3 +235,9 @@ def configured_provider() -> Provider:
     if address not in known:
         known[address] = Provider(*address)
     return known[address]
+
+
+async def close_providers() -> None:
+    """Close the connections of this event loop's providers; they open again when asked."""
+    for provider in _providers.pop(asyncio.get_running_loop(), {}).values():
+        await provider.close()

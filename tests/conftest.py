@@ -162,7 +162,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if chromium_path():
         return
     if os.environ.get("CHROMIUM_REQUIRED") == "1":
-        raise pytest.UsageError("CHROMIUM_REQUIRED=1, but there is no Chromium: apt install chromium")
+        raise pytest.UsageError(
+            "CHROMIUM_REQUIRED=1, but there is no Chromium: apt install chromium"
+        )
     reason = "NO CHROMIUM: browser tests did not run. Install chromium or set CHROMIUM=/path."
     for item in items:
         if item.get_closest_marker("browser"):
@@ -192,7 +194,7 @@ def _flush(self: TransactionTestCase) -> None:
     names = ", ".join(f'"{name}"' for name in sorted(tables - KEPT_TABLES))
     with connection.cursor() as cursor:
         cursor.execute(
-            f"ALTER TABLE {TABLE} DISABLE TRIGGER {TABLE_TRIGGER}; TRUNCATE {names};"
+            f"ALTER TABLE {TABLE} DISABLE TRIGGER {TABLE_TRIGGER}; TRUNCATE {names} CASCADE;"
             f"ALTER TABLE {TABLE} ENABLE ALWAYS TRIGGER {TABLE_TRIGGER};"
         )
     seed_roles()
@@ -206,7 +208,9 @@ TransactionTestCase._fixture_teardown = _flush
 def _entries_beside_roll_back_with_the_test(request, monkeypatch):
     # A test in a transaction would leave them behind for good: entries can't be removed.
     marker = request.node.get_closest_marker("django_db")
-    commits = (marker and marker.kwargs.get("transaction")) or "transactional_db" in request.fixturenames
+    commits = (
+        marker and marker.kwargs.get("transaction")
+    ) or "transactional_db" in request.fixturenames
     if not commits:
         monkeypatch.setattr(trail, "_connection_beside", nullcontext)
 

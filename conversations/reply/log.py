@@ -191,11 +191,11 @@ class Hub:
             with suppress(*REDIS_FAULTS):  # the loop takes the log up within BLOCK_MS anyway
                 await self._redis.xadd(self._wake_key, {b"w": b"1"}, maxlen=4)
                 await self._redis.expire(self._wake_key, KEPT_SECONDS)
-        entries = await self._redis.xrange(key, f"({after.entry_id}", "+")
+        entries: list[Any] = await self._redis.xrange(key, f"({after.entry_id}", "+") or []
         return _frames(key, entries)
 
     async def _top(self, key: bytes) -> Cursor | None:
-        newest = await self._redis.xrevrange(key, count=1)
+        newest: Any = await self._redis.xrevrange(key, count=1)
         return Cursor.of_entry(newest[0][0]) if newest else None
 
     def _detach(self, key: bytes, queue: "asyncio.Queue[list[Frame]]") -> None:

@@ -37,7 +37,7 @@ from conversations.turn import (
 )
 from conversations.turn.closing import beat, forget_dead_runners
 from conversations.turn.titles import title_if_first
-from prompts.provider import configured_provider
+from prompts.provider import close_providers, configured_provider
 
 logger = structlog.get_logger(__name__)
 
@@ -94,6 +94,7 @@ class ReplyRunner:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await close_providers()
         await self.hub.close()
         await self._redis.aclose()
         await self._blocking.aclose()

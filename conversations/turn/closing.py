@@ -3,7 +3,6 @@
 A run that lost its fence (another process took the reply for dead) changes nothing here.
 """
 
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -38,9 +37,7 @@ def _columns(reply: Message, progress: Progress) -> dict[str, object]:
 
 def save_progress(reply: Message, progress: Progress) -> "SaveResult":
     """Store a snapshot under the reply's fence; tells when the run is over or was asked to stop."""
-    mine = Message.objects.filter(
-        pk=reply.pk, fence=reply.fence, state=Message.State.STREAMING
-    )
+    mine = Message.objects.filter(pk=reply.pk, fence=reply.fence, state=Message.State.STREAMING)
     if not mine.update(**_columns(reply, progress)):
         return SaveResult(owned=False, stop_requested=False)
     return SaveResult(owned=True, stop_requested=mine.exclude(stop_requested_at=None).exists())

@@ -19,9 +19,7 @@ FAULTS = {
         "The provider does not answer.",
         f"{_KEPT} Try again in a moment; if it stays so, tell your administrator.",
     ),
-    "timeout": Sentence(
-        "The provider took too long.", f"{_KEPT} Try again in a moment."
-    ),
+    "timeout": Sentence("The provider took too long.", f"{_KEPT} Try again in a moment."),
     "stalled": Sentence(
         "The provider fell silent.", "The text so far is kept. Continue lets it go on from there."
     ),
@@ -29,9 +27,7 @@ FAULTS = {
         "The connection to the provider broke.",
         "The text so far is kept. Continue lets it go on from there.",
     ),
-    "busy": Sentence(
-        "The provider is busy.", f"{_KEPT} Wait a minute, then try again."
-    ),
+    "busy": Sentence("The provider is busy.", f"{_KEPT} Wait a minute, then try again."),
     "failing": Sentence(
         "The provider reported an error of its own.", f"{_KEPT} Try again in a moment."
     ),

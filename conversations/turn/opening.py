@@ -1,4 +1,4 @@
-"""The beginning of a turn: one transaction that either holds the question and its reply, or nothing.
+"""The beginning of a turn: one transaction that holds the question and its reply, or nothing.
 
 Whoever asks (page, API, test) calls these verbs; each carries permission, change and trail.
 """
@@ -133,9 +133,7 @@ def request_stop(conversation_id: uuid.UUID, *, by: User) -> Message | None:
     Raises Conversation.DoesNotExist for somebody else's.
     """
     conversation = Conversation.objects.visible_to(by).get(pk=conversation_id)
-    reply = (
-        conversation.messages.select_for_update().filter(state=Message.State.STREAMING).first()
-    )
+    reply = conversation.messages.select_for_update().filter(state=Message.State.STREAMING).first()
     if reply and reply.stop_requested_at is None:
         reply.stop_requested_at = datetime.now(UTC)
         reply.save(update_fields=["stop_requested_at"])

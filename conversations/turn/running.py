@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 from conversations.models import Message
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
@@ -84,7 +84,8 @@ async def run_turn(
     """
     story = _Story(publish)
     asking = asyncio.create_task(_ask(messages, model, provider, story))
-    await asyncio.wait({asking, until}, return_when=asyncio.FIRST_COMPLETED)
+    either: set[asyncio.Future[Any]] = {asking, until}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not asking.done():
         asking.cancel()
         await asyncio.wait({asking})

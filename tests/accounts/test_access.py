@@ -1,10 +1,9 @@
 """The one place that says no."""
 
 import pytest
-from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AnonymousUser
 from django.http import HttpResponse
-from django.test import AsyncClient
+from django.test import AsyncRequestFactory
 from django.urls import include, path
 
 from accounts.access import Denied, RoleBackend, System, allowed, require, requires
@@ -12,6 +11,7 @@ from accounts.administration import grant
 from accounts.models import User
 from accounts.roles import Permission
 from accounts.signals import access_denied
+from chatbot.database import db
 
 
 @requires("conversations.chat")
@@ -145,15 +145,18 @@ def test_view_opens_for_the_role_and_answers_403_without(client_of):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("views")
-async def test_asynchronous_view_is_guarded_alike(account_of_async):
-    client = AsyncClient()
-    assert (await client.get("/stream/")).status_code == 302
-    await client.aforce_login(await account_of_async("member"))
-    assert (await client.get("/stream/")).content == b"asynchronous"
-    await client.aforce_login(await account_of_async("external_auditor"))
-    assert (await client.get("/stream/")).status_code == 403
+async def test_asynchronous_view_is_guarded_alike(account_of, transactional_db):
+    def request_of(user):
+        async def auser():
+            return user
 
+        request = AsyncRequestFactory().get("/stream/")
+        request.auser = auser
+        return request
 
-@pytest.fixture
-def account_of_async(transactional_db, account_of):
-    return sync_to_async(account_of)
+    member = await db(account_of)("member")
+    auditor = await db(account_of)("external_auditor")
+    assert (await chat_stream(request_of(AnonymousUser()))).status_code == 302
+    assert (await chat_stream(request_of(member))).content == b"asynchronous"
+    with pytest.raises(Denied):
+        await chat_stream(request_of(auditor))

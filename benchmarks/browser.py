@@ -1,0 +1,2 @@
+def measure(running, *, quick):
+    return []

@@ -1,0 +1,104 @@
+"""Chromium, the people in it, and what no page may ever do.
+
+A browser for the session, a context for each page of a person. People are signed in by their
+session's cookie; only the first run goes through the form. Whatever a test does, at its end no page
+may have violated the Content Security Policy, opened a dialog or thrown an error.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.test import Client
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+
+from accounts.models import User
+from conversations.models import Conversation
+from tests.browser.chat import Chat
+from tests.conftest import LiveServer, chromium_path
+
+PATIENCE_MS = 15_000
+expect.set_options(timeout=PATIENCE_MS)
+
+REPORT_VIOLATIONS = """
+document.addEventListener("securitypolicyviolation", (event) => {
+  reportTrouble(`CSP: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
+});
+"""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=chromium_path(), args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def new_context(browser: Browser, live: LiveServer) -> Iterator[Callable[..., BrowserContext]]:
+    """Make contexts, with somebody signed in or nobody; at the end none may have had trouble."""
+    trouble: list[str] = []
+    contexts: list[BrowserContext] = []
+
+    def make(user: User | None = None, **options: Any) -> BrowserContext:
+        context = browser.new_context(base_url=live.url, **options)
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
+        _watch(context, trouble)
+        if user:
+            context.add_cookies([{"url": live.url, **session_cookie(user)}])
+        return context
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not trouble
+
+
+def _watch(context: BrowserContext, trouble: list[str]) -> None:
+    def report(text: str) -> None:
+        trouble.append(text)
+
+    context.expose_function("reportTrouble", report)
+    context.add_init_script(REPORT_VIOLATIONS)
+    context.on("weberror", lambda error: report(str(error.error)))
+    context.on("dialog", lambda dialog: (report(f"dialog: {dialog.message}"), dialog.dismiss()))
+    context.on("console", lambda said: "Security Policy" in said.text and report(said.text))
+
+
+def session_cookie(user: User) -> dict[str, str]:
+    """A session of this person, as the cookie that holds it."""
+    client = Client()
+    client.force_login(user)
+    name = settings.SESSION_COOKIE_NAME
+    return {"name": name, "value": client.cookies[name].value}
+
+
+@pytest.fixture
+def chat_of(new_context: Callable[..., BrowserContext]) -> Callable[..., Chat]:
+    """Open the first screen, or the page given, in a browser of this person's own."""
+
+    def chat(user: User, at: str | Conversation = "/", **options: Any) -> Chat:
+        return Chat(new_context(user, **options).new_page()).open(at)
+
+    return chat
+
+
+@pytest.fixture
+def chat(chat_of: Callable[..., Chat], olive: User) -> Chat:
+    """Olive's first screen."""
+    return chat_of(olive)
+
+
+@pytest.fixture
+def second_tab(chat: Chat) -> Callable[[], Chat]:
+    """Open another tab of Olive's browser, at the address of the first."""
+
+    def tab() -> Chat:
+        address = chat.page.evaluate("location.pathname")
+        return Chat(chat.page.context.new_page()).open(address)
+
+    return tab

@@ -1,0 +1,113 @@
+import asyncio
+
+import pytest
+
+from conversations.models import Message
+from conversations.turn import TextArrived, ThinkingArrived, messages_for, run_turn
+from conversations.turn.context import CONTINUE
+from conversations.turn.titles import MAX_TITLE_CHARACTERS, _cleaned, first_words
+from prompts.provider import Finished, ProviderFault, ThinkingPiece, Usage
+
+from .conftest import ScriptedProvider
+
+State = Message.State
+
+
+async def play(*script, until=None):
+    told, provider = [], ScriptedProvider(*script)
+    ended = await run_turn(
+        [{"role": "user", "content": "?"}],
+        model="m",
+        provider=provider,
+        publish=told.append,
+        until=until or asyncio.get_running_loop().create_future(),
+    )
+    assert provider.closed
+    return told, ended
+
+
+async def test_a_reply_is_told_piece_by_piece():
+    told, ended = await play(
+        ThinkingPiece("hm"), "Hel", "lo", Finished("stop", "m-2", Usage(1, 0, 2))
+    )
+    assert told == [ThinkingArrived("hm"), TextArrived("Hel"), TextArrived("lo")]
+    assert (ended.outcome, ended.finish_reason, ended.model) == (State.COMPLETED, "stop", "m-2")
+    assert ended.usage == Usage(1, 0, 2)
+    assert ended.first_token_ms is not None
+
+
+async def test_failure_after_some_text_keeps_the_text():
+    told, ended = await play("Hel", "lo", ProviderFault("cut"))
+    assert told == [TextArrived("Hel"), TextArrived("lo")]
+    assert (ended.outcome, ended.fault) == (State.FAILED, "cut")
+
+
+async def test_a_reply_without_text_is_a_failure():
+    _, ended = await play(ThinkingPiece("hm"))
+    assert (ended.outcome, ended.fault) == (State.FAILED, "empty")
+
+
+async def test_a_content_filter_is_a_refusal_and_says_so():
+    _, ended = await play("Wel", Finished("content_filter", "m", None))
+    assert (ended.outcome, ended.fault) == (State.REFUSED, "content_filter")
+
+
+async def test_a_stop_closes_the_request_and_keeps_the_text():
+    until = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.05, until.set_result, (State.STOPPED, ""))
+    told, ended = await play("Once", 30.0, "never", until=until)
+    assert told == [TextArrived("Once")]
+    assert ended.outcome == State.STOPPED
+
+
+async def test_a_stop_before_the_first_word_is_noticed():
+    until = asyncio.get_running_loop().create_future()
+    until.set_result((State.INTERRUPTED, "restarted"))
+    told, ended = await play(30.0, "never", until=until)
+    assert (told, ended.outcome, ended.fault) == ([], State.INTERRUPTED, "restarted")
+
+
+def test_the_provider_is_told_the_prompt_and_the_branch(finished, begin):
+    first = finished("One?", reply="1")
+    first.conversation.refresh_from_db()
+    second = begin("Two?", first.conversation)
+    told = messages_for(second.reply.pk)
+    assert [m["role"] for m in told] == ["system", "user", "assistant", "user"]
+    assert [m["content"] for m in told[1:]] == ["One?", "1", "Two?"]
+
+
+def test_a_continued_reply_tells_its_text_so_far(begin):
+    turn = begin("Tell me")
+    turn.reply.content = "Once upon"
+    turn.reply.save()
+    assert messages_for(turn.reply.pk)[-2:] == [
+        {"role": "assistant", "content": "Once upon"},
+        {"role": "user", "content": CONTINUE},
+    ]
+
+
+def test_telling_the_history_costs_two_queries(finished, begin, django_assert_num_queries):
+    turn = finished()
+    for number in range(5):
+        turn.conversation.refresh_from_db()
+        turn = finished(f"Q{number}", conversation=turn.conversation)
+    with django_assert_num_queries(2):
+        messages_for(turn.reply.pk)
+
+
+@pytest.mark.parametrize(
+    ("said", "title"),
+    [
+        ('"Late interest."', "Late interest"),
+        ("Title: Late interest\nand more", "Late interest"),
+        ("\n\n**Bold**", "Bold"),
+        ("", ""),
+    ],
+)
+def test_a_title_is_one_clean_line(said, title):
+    assert _cleaned(said) == title
+
+
+def test_a_title_is_bounded():
+    assert len(_cleaned("word " * 100)) <= MAX_TITLE_CHARACTERS
+    assert first_words("  a \n b ") == "a b"

@@ -1,0 +1,1 @@
+"""What people see when parts fail: real processes, killed, paused and starved."""

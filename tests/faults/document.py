@@ -1,0 +1,172 @@
+"""A page without a browser: a tree of elements that takes frames as htmx and `chat.js` do.
+
+As much of HTML as the project's own pages and sanitised Markdown need, which is well-formed. A
+morph leaves what a replacement leaves, but for elements that are marked to keep what they hold.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html import escape
+from html.parser import HTMLParser
+
+VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+
+@dataclass(eq=False)
+class Element:
+    tag: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    children: "list[Element | str]" = field(default_factory=list)
+    parent: "Element | None" = None
+
+    def walk(self) -> "Iterator[Element]":
+        yield self
+        for child in self.children:
+            if isinstance(child, Element):
+                yield from child.walk()
+
+    def all(self, selector: str) -> "list[Element]":
+        """Return the elements for `#id`, `.class` or `tag`, in the page's order."""
+        return [element for element in self.walk() if element.fits(selector)]
+
+    def first(self, selector: str) -> "Element | None":
+        return next(iter(self.all(selector)), None)
+
+    def fits(self, selector: str) -> bool:
+        if selector.startswith("#"):
+            return self.attributes.get("id") == selector[1:]
+        if selector.startswith("."):
+            return selector[1:] in self.attributes.get("class", "").split()
+        return self.tag == selector
+
+    def text(self) -> str:
+        parts = (child if isinstance(child, str) else child.text() for child in self.children)
+        return "".join(parts)
+
+    def words(self) -> str:
+        """The text as a person reads it, where runs of white space are one space."""
+        return " ".join(self.text().split())
+
+    def inner_html(self) -> str:
+        return "".join(
+            escape(child, quote=False) if isinstance(child, str) else child.html()
+            for child in self.children
+        )
+
+    def html(self) -> str:
+        attributes = "".join(f' {name}="{escape(v)}"' for name, v in self.attributes.items())
+        if self.tag in VOID:
+            return f"<{self.tag}{attributes}>"
+        return f"<{self.tag}{attributes}>{self.inner_html()}</{self.tag}>"
+
+    def adopt(self, children: "list[Element | str]") -> None:
+        """Take these as the only children."""
+        self.children = children
+        for child in children:
+            if isinstance(child, Element):
+                child.parent = self
+
+
+class _Builder(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.root = self._open = Element("")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = Element(tag, {name: value or "" for name, value in attrs}, parent=self._open)
+        self._open.children.append(element)
+        if tag not in VOID:
+            self._open = element
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:  # of SVG
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self._open.tag == tag, f"</{tag}> closes <{self._open.tag}>"
+        assert self._open.parent is not None
+        self._open = self._open.parent
+
+    def handle_data(self, data: str) -> None:
+        self._open.children.append(data)
+
+
+def parsed(html: str) -> Element:
+    """Return a nameless element around what `html` holds."""
+    builder = _Builder()
+    builder.feed(html)
+    builder.close()
+    assert builder._open is builder.root, f"<{builder._open.tag}> stays open"
+    return builder.root
+
+
+def _keep_marked(new: Element, old: Element) -> None:
+    """What a morph does not touch: elements of the same id that say so."""
+    for element in list(new.walk()):
+        held = old.first(f"#{element.attributes['id']}") if "id" in element.attributes else None
+        if held is None:
+            continue
+        if "hx-morph-skip-children" in element.attributes:
+            element.adopt(held.children)
+        elif "hx-morph-skip" in element.attributes:
+            element.attributes = held.attributes
+            element.adopt(held.children)
+
+
+class Document:
+    """A page as it stands, and its place in the log."""
+
+    def __init__(self, html: str) -> None:
+        self.root = parsed(html)
+        self.seen: tuple[int, int] | None = None
+        self.snapshots = 0
+
+    def take(self, message: str) -> None:
+        """Apply a message of the socket, unless what it brings is on the page already."""
+        envelope = json.loads(message)
+        fence, number = map(int, envelope["id"].split(":"))
+        over = envelope.get("over", False)
+        if not over and self.seen is not None and (fence, number) <= self.seen:
+            return
+        self.snapshots += over
+        self.seen = (fence, number)
+        self.apply(envelope["content"])
+
+    def apply(self, html: str) -> None:
+        """Apply the pieces of a frame or of an answer."""
+        for piece in parsed(html).children:
+            if isinstance(piece, Element) and piece.tag == "hx-partial":
+                target = self.root.first(piece.attributes["hx-target"])
+                if target is not None:
+                    _swap(target, piece.attributes["hx-swap"], piece)
+
+
+def _swap(target: Element, how: str, piece: Element) -> None:
+    if how == "textContent":
+        target.adopt([piece.text()])
+        return
+    if how in {"outerMorph", "innerMorph"}:
+        _keep_marked(piece, target)
+    if how in {"innerHTML", "innerMorph"}:
+        target.adopt(piece.children)
+        return
+    if how == "beforeend":
+        target.adopt([*target.children, *piece.children])
+        return
+    assert target.parent is not None
+    around = target.parent.children
+    at = around.index(target)
+    match how:
+        case "beforebegin":
+            around[at:at] = piece.children
+        case "outerHTML" | "outerMorph":
+            around[at : at + 1] = piece.children
+        case "delete":
+            del around[at]
+        case _:
+            raise AssertionError(f"hx-swap={how} is not known here")
+    target.parent.adopt(around)

@@ -1,0 +1,116 @@
+"""The table of faults in `docs/faults.md`: what the fault tests saw, written by themselves.
+
+    python -m tests.faults.table
+
+runs them and writes the file. In every other run a test fails when what it sees is not the row
+that stands in the file, so the file stays true.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from chatbot.local.environment import ROOT
+from tests.faults.page import Page
+from tests.faults.site import Question, Row
+
+FILE = ROOT / "docs" / "faults.md"
+RECORD = "FAULTS_RECORD"
+HEADING = ("Fault", "HTTP status", "Text on the page", "State of the row")
+_ABOUT = """# Faults
+
+What a person sees when a part fails, and what the database then says. The fault tests
+(`tests/faults/`) cause each of these on real processes and write this table; a test fails when what
+it sees differs from its row here. `python -m tests.faults.table` writes the file anew.
+
+In every case the question is kept, no character of the reply is doubled or missing, a reload shows
+what the open page shows, and the next question is answered. "HTTP status" is the answer to the
+question or command; a code of the websocket stands behind it when the page's line was cut.
+
+"""
+
+FAULTS: list[str] = []
+
+
+def fault(name: str) -> str:
+    """Give a fault its place in the table: the order of these calls."""
+    assert name not in FAULTS, name
+    FAULTS.append(name)
+    return name
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One row of the table."""
+
+    fault: str
+    status: str
+    page: str
+    row: str
+
+    @classmethod
+    def of(cls, fault: str, status: object, page: Page, row: Row, question: Question) -> "Seen":
+        """Say in words what page and database show of the reply to `question`."""
+        notice = f" {page.notice()}" if page.notice() else ""
+        return cls(fault, str(status), f"{_how_much(row, question)}.{notice}", _state(row))
+
+    def line(self) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in astuple(self)) + " |"
+
+
+def _how_much(row: Row, question: Question) -> str:
+    if not row.text:
+        return "No text"
+    return "The whole reply" if row.text == question.reply else "The text so far"
+
+
+def _state(row: Row) -> str:
+    return f"`{row.state}`" + (f", fault `{row.fault}`" if row.fault else "")
+
+
+def take_note(seen: Seen) -> None:
+    """Record the row when the table is being written; else compare it with the file's."""
+    if record := os.environ.get(RECORD):
+        with Path(record).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(astuple(seen)) + "\n")
+        return
+    assert seen.line() in FILE.read_text(encoding="utf-8").splitlines(), (
+        f"docs/faults.md does not say: {seen.line()}\n"
+        "If that is right now, write it anew: python -m tests.faults.table"
+    )
+
+
+def named_in_file() -> list[str]:
+    """The faults that the file tells of, in its order."""
+    lines = FILE.read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    return [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]]
+
+
+def write(seen: list[Seen]) -> None:
+    """Write the file, in the order in which the tests name their faults."""
+    by_fault = {row.fault: row for row in seen}
+    rule = "| " + " | ".join("---" for _ in HEADING) + " |"
+    lines = ["| " + " | ".join(HEADING) + " |", rule]
+    lines += [by_fault[name].line() for name in FAULTS]
+    FILE.write_text(_ABOUT + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "seen.jsonl"
+        command = [sys.executable, "-m", "pytest", "tests/faults", "-q", *sys.argv[1:]]
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, RECORD: str(record)})
+        lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+    if done.returncode:
+        return done.returncode
+    write([Seen(*json.loads(line)) for line in lines])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
