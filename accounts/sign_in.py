@@ -7,8 +7,10 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest
 from django.urls import reverse
 
+from accounts.access import allowed
 from accounts.http import client_address
 from accounts.models import User
+from accounts.roles import Permission
 from accounts.signals import password_reset_requested
 
 
@@ -22,6 +24,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc] # django-alla
     def get_client_ip(self, request: HttpRequest) -> str:
         """Return the address that rate limits count by; clients of a unix socket share one."""
         return client_address(request) or "unknown"
+
+    def get_login_redirect_url(self, request: HttpRequest) -> str:
+        """Go to the chat, or to the administration for those who may not chat."""
+        may_chat = allowed(request.user, Permission.CHAT)
+        return reverse("new_conversation" if may_chat else "admin:index")
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         """Go back to the person's own page."""

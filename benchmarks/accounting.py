@@ -87,7 +87,7 @@ class ReplyOnPage:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One message of a socket. `at` is CLOCK_MONOTONIC; `wire_bytes` counts all bytes until then."""
+    """One message of a socket; `at` is CLOCK_MONOTONIC, `wire_bytes` all bytes until then."""
 
     at: float
     wire_bytes: int

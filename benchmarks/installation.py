@@ -76,7 +76,11 @@ def installation(reply: str) -> Iterator[Installation]:
         web.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         _wait_until_live(url, web)
-        yield Installation(url, provider, env, running, web)
+        try:
+            yield Installation(url, provider, env, running, web)
+        except BaseException:
+            print(f"The web process said at last:\n{web.said()[-3000:]}", file=sys.stderr)
+            raise
 
 
 def _step_aside() -> int | None:

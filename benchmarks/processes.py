@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process, in nanosecond steps (its CPU-time clock, as in clock_getcpuclockid)."""
+    """CPU time of a process, in nanoseconds' steps (clock_getcpuclockid)."""
     return time.clock_gettime((~pid << 3) | 2)
 
 
@@ -63,8 +63,5 @@ def machine() -> str:
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in info if "model name" in line), "CPU")
     gib = psutil.virtual_memory().total / (1 << 30)
-    return f"{psutil.cpu_count()} × {model}, {gib:.0f} GiB, Linux {_kernel()}, Python {platform.python_version()}"
-
-
-def _kernel() -> str:
-    return Path("/proc/sys/kernel/osrelease").read_text().strip()
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{psutil.cpu_count()} × {model}, {gib:.0f} GiB, {system}"

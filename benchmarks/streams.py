@@ -35,7 +35,7 @@ from chatbot.local.completions import pieces
 from chatbot.local.environment import ROOT
 
 RATE = 50
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ class Bench:
     async def measure(self) -> list[Table]:
         """Measure everything; prints what it is doing."""
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector) as http:
+        patience = aiohttp.ClientTimeout(PATIENCE_SECONDS)
+        async with aiohttp.ClientSession(connector=connector, timeout=patience) as http:
             self._http = http
             await asyncio.sleep(2)
             idle = memory(self._running.web.pid)

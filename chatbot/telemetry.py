@@ -9,7 +9,7 @@ import logging
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -46,19 +46,30 @@ _SHARED: list[Any] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.stdlib.PositionalArgumentsFormatter(),
     structlog.processors.StackInfoRenderer(),
-    structlog.processors.dict_tracebacks,
+    # Without the values of local variables: among them is what people say.
+    structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    ),
 ]
 
 
-def configure_logging(level: str) -> None:
-    """Send structlog and the standard library's loggers to stderr as JSON lines."""
+def _without_query(record: logging.LogRecord) -> bool:
+    """Filter: keep the query of an address, which may hold somebody's words, out of the line."""
+    if isinstance(record.args, tuple) and len(record.args) == 5:
+        client, method, path, *rest = record.args
+        record.args = (client, method, str(path).partition("?")[0], *rest)
+    return True
+
+
+def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
+    """Send structlog and the standard library's loggers to `stream` as JSON lines."""
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,
@@ -75,6 +86,7 @@ def configure_logging(level: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    logging.getLogger("uvicorn.access").addFilter(_without_query)
     # They write a line for each request of ours to the provider, with its address.
     for name in ("httpx2", "httpcore2", "openai", "markdown_it"):
         logging.getLogger(name).setLevel(logging.WARNING)

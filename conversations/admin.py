@@ -8,11 +8,12 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
+from accounts.admin import DiscreetAdmin
 from audit.admin import NewestPages
 from conversations.models import Conversation, Message
 
 
-class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
+class ReadOnly(DiscreetAdmin):  # type: ignore[type-arg]
     """Shown, never changed; pages without a count of the table."""
 
     paginator = NewestPages
@@ -31,7 +32,7 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class MessageInline(admin.StackedInline):  # type: ignore[type-arg]
-    """A conversation's messages without their contents, newest first and no more than fit a page."""
+    """A conversation's messages without their contents."""
 
     model = Message
     verbose_name_plural = "messages, without contents"

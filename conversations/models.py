@@ -128,9 +128,9 @@ class Message(models.Model):
     role = models.CharField(max_length=9, choices=Role.choices)
     state = models.CharField(max_length=11, choices=State.choices)
     content_sealed = models.BinaryField(default=bytes)
-    key = models.CharField(
+    key = models.CharField(  # noqa: DJ001 - only questions have one, and NULLs are never equal
         max_length=64,
-        null=True,  # noqa: DJ001 - only questions have one, and NULLs are never equal
+        null=True,
         blank=True,
         help_text="Made by the client, so that a question sent twice arrives once.",
     )

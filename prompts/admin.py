@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
+from accounts.admin import DiscreetAdmin
 from prompts.models import PromptTemplate, PromptVersion
 
 
@@ -26,7 +27,7 @@ class VersionInline(admin.StackedInline):  # type: ignore[type-arg]
 
 
 @admin.register(PromptTemplate)
-class PromptTemplateAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class PromptTemplateAdmin(DiscreetAdmin):  # type: ignore[type-arg]
     """What the AI is told, and which version is live."""
 
     list_display = ("name", "slug", "live_version", "purpose")

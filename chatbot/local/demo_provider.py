@@ -53,7 +53,7 @@ _EVENTS: list[Header] = [
 _GARBAGE = b'data: {"id": "chatcmpl-\xff\xfe\x00 this is no JSON\n\ndata: ]]>\n\n'
 
 
-class _ConnectionBroken(Exception):  # noqa: N818 - a part of the script, not an error
+class _ConnectionBroken(Exception):
     """The script says that the connection breaks here."""
 
 

@@ -26,6 +26,9 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib import import_module
+from itertools import groupby
+from operator import itemgetter
+from time import thread_time
 from typing import Any, Self
 
 import nh3
@@ -45,9 +48,13 @@ SHARE = 16
 DEEPEST_LEVEL = 12
 # A longer run of text is shown as it was written, without emphasis or links (characters).
 LONGEST_INLINE = 16_000
-# Longer code, or code with a longer line, is not coloured (characters).
-LONGEST_COLOURED = 20_000
+# Longer code, or code with a longer line or blank run, is not coloured (characters). Some lexers
+# are quadratic or worse (20 s for 20,000 line ends in C), so CPU time is bounded too: code that
+# needs more stays plain. Ordinary code of the longest kind takes a third of it.
+LONGEST_COLOURED = 12_000
 LONGEST_COLOURED_LINE = 1_000
+LONGEST_COLOURED_BLANK = 500
+MOST_COLOURING_SECONDS = 0.25
 # Cells that one table may add to rows that are too short; by default 1.8 KB of text give 650 KB.
 MOST_ADDED_CELLS = 1_000
 # A line that may still become a fence or a table is held back up to this length (characters).
@@ -583,24 +590,38 @@ def _languages() -> dict[str, str]:
 
 def _coloured(code: str, alias: str) -> str:
     """Return code as HTML, in the few colours that the look has; plain where that is not safe."""
-    plain = escape(code, quote=False)
-    if not alias or len(code) > LONGEST_COLOURED or _LONG_LINE.search(code):
-        return plain
-    runs: list[tuple[str, list[str]]] = []
-    for kind, value in get_lexer_by_name(alias, stripnl=False, ensurenl=False).get_tokens(code):
-        colour = _colour(kind)
-        if not runs or runs[-1][0] != colour:
-            runs.append((colour, []))
-        runs[-1][1].append(value)
-    spans = [(colour, "".join(values)) for colour, values in runs]
-    if "".join(text for _, text in spans) != code:
-        return plain  # the lexer normalises; what is copied must be what was written
+    runs = _runs(code, alias) if alias and _may_be_coloured(code) else [("", code)]
     return "".join(
         f'<span class="{colour}">{escape(text, quote=False)}</span>'
         if colour
         else escape(text, quote=False)
-        for colour, text in spans
+        for colour, text in runs
     )
+
+
+def _may_be_coloured(code: str) -> bool:
+    return len(code) <= LONGEST_COLOURED and not _HARD_TO_COLOUR.search(code)
+
+
+_HARD_TO_COLOUR = re.compile(
+    rf"[^\n]{{{LONGEST_COLOURED_LINE + 1}}}|\s{{{LONGEST_COLOURED_BLANK + 1}}}"
+)
+
+
+def _runs(code: str, alias: str) -> list[tuple[str, str]]:
+    """Return code as runs of one colour each; one run without colour when that takes too long."""
+    deadline = thread_time() + MOST_COLOURING_SECONDS
+    pieces: list[tuple[str, str]] = []
+    for kind, value in get_lexer_by_name(alias, stripnl=False, ensurenl=False).get_tokens(code):
+        pieces.append((_colour(kind), value))
+        if thread_time() > deadline:
+            return [("", code)]
+    runs = [
+        (colour, "".join(value for _, value in group))
+        for colour, group in groupby(pieces, key=itemgetter(0))
+    ]
+    # Some lexers normalise, but what is copied must be what was written.
+    return runs if "".join(text for _, text in runs) == code else [("", code)]
 
 
 @cache
@@ -623,7 +644,6 @@ _COLOURS = {
     Operator.Word: "ow",
     String: "s",
 }
-_LONG_LINE = re.compile(rf"[^\n]{{{LONGEST_COLOURED_LINE + 1}}}")
 
 
 # --- the parser and the allowlist, each made once

@@ -5,6 +5,7 @@ import re
 import pytest
 from django.core import mail
 from django.test import Client
+from django.urls import reverse
 
 from accounts.access import System
 from accounts.administration import deactivate
@@ -113,3 +114,9 @@ def test_password_change_asks_for_the_old_one_and_keeps_the_session(client, oliv
     fields["oldpassword"] = PASSWORD
     assert client.post("/account/password/", fields).headers["Location"] == "/account/"
     assert client.get("/account/").status_code == 200
+
+
+def test_who_may_not_chat_arrives_in_the_administration(client, account_of):
+    auditor = account_of("external_auditor")
+    response = client.post(reverse("account_login"), {"login": auditor.email, "password": PASSWORD})
+    assert response.url == reverse("admin:index")

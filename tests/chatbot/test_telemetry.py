@@ -1,0 +1,55 @@
+import io
+import json
+import logging
+
+import pytest
+import structlog
+
+from chatbot import telemetry
+
+
+@pytest.fixture
+def lines(settings):
+    """Read the log as operators do: JSON lines."""
+    stream = io.StringIO()
+    telemetry.configure_logging("INFO", stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    telemetry.configure_logging(settings.LOG_LEVEL)
+
+
+def test_a_line_carries_the_ids_of_its_request_and_turn(lines):
+    structlog.contextvars.clear_contextvars()
+    telemetry.bind(request_id="r1", turn_id="t1")
+    structlog.get_logger("somewhere").info("frame_waits", waiting=3)
+    logging.getLogger("django.request").warning("Not Found: %s", "/x")
+    ours, djangos = lines()
+    assert (ours["event"], ours["request_id"], ours["turn_id"]) == ("frame_waits", "r1", "t1")
+    assert (djangos["event"], djangos["request_id"]) == ("Not Found: /x", "r1")
+    assert telemetry.current_ids() == {"request_id": "r1", "turn_id": "t1"}
+    structlog.contextvars.clear_contextvars()
+
+
+def test_a_traceback_does_not_show_what_people_said(lines):
+    def crash(text: str) -> None:
+        raise ValueError(len(text))
+
+    try:
+        crash("the planted words")
+    except ValueError:
+        structlog.get_logger("somewhere").exception("turn_crashed")
+    (line,) = lines()
+    assert line["exception"][0]["exc_type"] == "ValueError"
+    assert "planted" not in json.dumps(line)
+
+
+def test_the_query_of_an_address_is_not_logged(lines):
+    logging.getLogger("uvicorn.access").info(
+        '%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", "/?ask=planted", "1.1", 200
+    )
+    (line,) = lines()
+    assert line["event"] == '127.0.0.1:1 - "GET / HTTP/1.1" 200'
+
+
+def test_each_answer_names_its_request(client, db):
+    first, second = (client.get("/account/sign-in/") for _ in range(2))
+    assert first["X-Request-ID"] != second["X-Request-ID"]
