@@ -13,7 +13,7 @@ from audit.admin import NewestPages
 from conversations.models import Conversation, Message
 
 
-class ReadOnly(DiscreetAdmin):  # type: ignore[type-arg]
+class ReadOnly(DiscreetAdmin):
     """Shown, never changed; pages without a count of the table."""
 
     paginator = NewestPages

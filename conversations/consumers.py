@@ -31,7 +31,7 @@ from chatbot import telemetry
 from chatbot.database import db
 from conversations.models import Conversation
 from conversations.reply.delivery import DATABASE_FAULTS
-from conversations.reply.log import REDIS_FAULTS, Cursor, Frame, Gap
+from conversations.reply.log import REDIS_FAULTS, Cursor, Frame, Gap, cancelled
 from conversations.reply.runner import runner
 from conversations.thread import empty_page, thread_of
 
@@ -66,8 +66,7 @@ class ConversationConsumer(AsyncWebsocketConsumer):
             return
         watch.remove(self)
         telemetry.open_sockets.dec()
-        self._following.cancel()
-        await asyncio.wait({self._following})
+        await cancelled({self._following})
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Nothing is expected from the page: commands are HTTP requests."""

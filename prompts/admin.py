@@ -27,7 +27,7 @@ class VersionInline(admin.StackedInline):  # type: ignore[type-arg]
 
 
 @admin.register(PromptTemplate)
-class PromptTemplateAdmin(DiscreetAdmin):  # type: ignore[type-arg]
+class PromptTemplateAdmin(DiscreetAdmin):
     """What the AI is told, and which version is live."""
 
     list_display = ("name", "slug", "live_version", "purpose")

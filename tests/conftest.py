@@ -179,7 +179,11 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 # --- flush -----------------------------------------------------------------------------------
 
-KEPT_TABLES = {"django_migrations", "django_content_type", "auth_permission", "accounts_role"}
+# The running server announces itself once; its row must outlive a test.
+KEPT_TABLES = {
+    *("django_migrations", "django_content_type", "auth_permission", "accounts_role"),
+    "conversations_runner",
+}
 
 
 def _flush(self: TransactionTestCase) -> None:

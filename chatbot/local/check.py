@@ -1,4 +1,4 @@
-"""What `make check` asks of Django: are migrations complete, and is it fit for deployment.
+"""What `make check` asks with Django's help: types, complete migrations, fitness for deployment.
 
 It asks with the settings of a deployment (HTTPS, a public name), on servers that live as long as
 the question and know nothing of anybody's data.
@@ -10,10 +10,13 @@ import tempfile
 
 from chatbot.local.children import StartError
 from chatbot.local.manage import command_environment, run
+from chatbot.local.schema import PACKAGES
 
 QUESTIONS = (
-    ["makemigrations", "--check", "--dry-run"],
-    ["check", "--deploy", "--fail-level", "WARNING"],
+    # Its plugin reads the settings, which want a complete environment.
+    ["-m", "mypy", *PACKAGES],
+    ["manage.py", "makemigrations", "--check", "--dry-run"],
+    ["manage.py", "check", "--deploy", "--fail-level", "WARNING"],
 )
 DEPLOYMENT = {"HTTPS": "true", "ALLOWED_HOSTS": "chat.example.org"}
 
@@ -26,7 +29,7 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="parley-check-") as data,
             command_environment({**kept, **DEPLOYMENT, "DATA": data}) as env,
         ):
-            statuses = [run([sys.executable, "manage.py", *asked], env) for asked in QUESTIONS]
+            statuses = [run([sys.executable, *asked], env) for asked in QUESTIONS]
     except StartError as error:
         print(error, file=sys.stderr)
         return 1

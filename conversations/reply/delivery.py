@@ -17,8 +17,8 @@ from django.db import DatabaseError, InterfaceError
 from chatbot.database import db
 from conversations.models import Message
 from conversations.reply import fragments
-from conversations.reply.log import REDIS_FAULTS, Cursor, FencedOut, Frame, Log
-from conversations.reply.markdown import BlockStream
+from conversations.reply.log import REDIS_FAULTS, Cursor, FencedOut, Frame, Log, cancelled
+from conversations.reply.markdown import BlockStream, Final
 from conversations.turn import Progress, TextArrived, ThinkingArrived, TurnEvent, save_progress
 
 logger = structlog.get_logger(__name__)
@@ -29,6 +29,7 @@ PAUSE_SECONDS = 0.15
 SNAPSHOT_SECONDS = 2.0
 SNAPSHOT_CHARACTERS_PER_SECOND = 40_000
 REDIS_RETRY_SECONDS = 0.2
+LONG_TEXT_CHARACTERS = 10_000
 
 DATABASE_FAULTS = (DatabaseError, InterfaceError)
 
@@ -73,9 +74,7 @@ class Delivery:
 
     async def finish(self) -> Progress:
         """Stop pumping and cut what is left; the last frame follows by `send_last`."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stop_pumping()
         self._cut(flush=True)
         # The number of the last frame is part of what is stored, so it is decided now.
         self._cursor = self._cursor.next()
@@ -83,11 +82,32 @@ class Delivery:
 
     async def send_last(self, ended: Message, *, patience_seconds: float = 30.0) -> None:
         """Send what is left and the frame that ends the reply."""
-        html = fragments.turn_ended(ended, self._blocks.finish())
+        final = await self._final()
+        html = fragments.turn_ended(ended, final)
         self._outbox.append(Frame(self._cursor, html))
-        with suppress(TimeoutError):  # readers then learn of the end from the database
+        # Otherwise readers learn of the end from the database.
+        with suppress(TimeoutError, FencedOut):
             async with asyncio.timeout(patience_seconds):
                 await self._send_outbox(last=True)
+
+    async def salvage(self) -> Progress:
+        """Stop pumping after a crash of ours; return the text so far, without rendering it."""
+        await self._stop_pumping()
+        self._text += "".join(self._new_text)
+        self._cursor = self._cursor.next()
+        return self._progress()
+
+    async def _stop_pumping(self) -> None:
+        await cancelled(self._tasks)
+        for task in self._tasks:
+            if not task.cancelled() and (error := task.exception()):
+                logger.error("delivery_crashed", exc_info=error)
+
+    async def _final(self) -> Final:
+        """Compare with the whole text; a long one would hold up the other replies."""
+        if len(self._text) < LONG_TEXT_CHARACTERS:
+            return self._blocks.finish()
+        return await asyncio.to_thread(self._blocks.finish)
 
     def _progress(self) -> Progress:
         return Progress(self._text, self._thinking, self._cursor.number)

@@ -82,7 +82,8 @@ def turn_ended(reply: Message, final: "Final") -> str:
         "conversations/oob/turn_ended.html",
         {"reply": reply, "conversation": reply.conversation},
     )
-    return pieces + _sidebar_item(reply.conversation, is_live=False)
+    # The title is told again: its own frame is refused when the next turn has begun before it.
+    return pieces + title_changed(reply.conversation)
 
 
 def reply_replaced(reply: Message) -> str:

@@ -104,6 +104,19 @@ def connect(*, blocking: bool = False) -> "aioredis.Redis":
     return aioredis.Redis.from_pool(pool)
 
 
+async def cancelled(tasks: Iterable["asyncio.Task[None]"]) -> None:
+    """Cancel tasks that talk to Redis and return when they have ended.
+
+    redis-py sends inside `asyncio.wait_for`, and that of Python 3.11 loses a cancellation which
+    comes at the moment the sending is done; so one may not be enough.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.05)
+
+
 def key_of(conversation_id: object) -> str:
     return f"{settings.REDIS_PREFIX}log:{conversation_id}"
 
@@ -179,8 +192,7 @@ class Hub:
     async def close(self) -> None:
         """Stop reading."""
         if self._task:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await cancelled({self._task})
 
     async def _attach(self, key: bytes, after: Cursor) -> list[Frame]:
         """Let the reading loop include this log from here on; return what it holds already."""

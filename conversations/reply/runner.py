@@ -25,7 +25,7 @@ from chatbot.database import db
 from conversations.models import Message, Runner
 from conversations.reply import fragments
 from conversations.reply.delivery import DATABASE_FAULTS, Delivery
-from conversations.reply.log import REDIS_FAULTS, Cursor, Frame, Hub, Log, connect
+from conversations.reply.log import REDIS_FAULTS, Cursor, FencedOut, Frame, Hub, Log, connect
 from conversations.turn import (
     Progress,
     Turn,
@@ -140,7 +140,23 @@ class ReplyRunner:
             on_stop=lambda: _end(ending, STOPPED),
         )
         delivery.start(opening)
-        ended = await self._ask(turn, delivery, ending)
+        try:
+            await self._write_to(delivery, turn, ending)
+        except Exception:
+            # Whatever went wrong in our own code: the row must not stay open, and we must know.
+            logger.exception("reply_crashed")
+            await self._close_crashed(turn.reply, await delivery.salvage())
+
+    async def _write_to(
+        self, delivery: Delivery, turn: Turn, ending: "asyncio.Future[Ending]"
+    ) -> None:
+        ended = await run_turn(
+            await db(messages_for)(turn.reply.pk),
+            model=turn.reply.model,
+            provider=configured_provider(),
+            publish=delivery.publish,
+            until=ending,
+        )
         progress = await delivery.finish()
         if ending.done() and ending.result() == LOST:
             logger.warning("reply_lost_to_another_process")
@@ -152,22 +168,17 @@ class ReplyRunner:
         if ended.outcome == Message.State.COMPLETED and not self._draining:
             self._keep(self._give_title(turn, Cursor(turn.reply.fence, progress.cursor)))
 
-    async def _ask(
-        self, turn: Turn, delivery: Delivery, ending: "asyncio.Future[Ending]"
-    ) -> TurnEnded:
-        try:
-            messages = await db(messages_for)(turn.reply.pk)
-            return await run_turn(
-                messages,
-                model=turn.reply.model,
-                provider=configured_provider(),
-                publish=delivery.publish,
-                until=ending,
-            )
-        except Exception:
-            # Whatever went wrong in our own code: the row must not stay open, and we must know.
-            logger.exception("turn_crashed")
-            return TurnEnded(Message.State.FAILED, fault="internal")
+    async def _close_crashed(self, reply: Message, progress: Progress) -> None:
+        ended = TurnEnded(Message.State.FAILED, fault="internal")
+        if await self._close(reply, progress, ended):
+            _count(ended)
+            cursor = Cursor(reply.fence, progress.cursor)
+            await self._show_as_stored(reply, cursor)
+
+    async def _show_as_stored(self, reply: Message, cursor: Cursor) -> None:
+        html = await db(fragments.reply_replaced)(reply)
+        with suppress(*REDIS_FAULTS, FencedOut):  # readers then learn of it from the database
+            await self.log.append(reply.conversation_id, Frame(cursor, html), last=True)
 
     async def _close(self, reply: Message, progress: Progress, ended: TurnEnded) -> bool:
         """Write the outcome, trying again while the database is away."""
@@ -184,7 +195,7 @@ class ReplyRunner:
     async def _give_title(self, turn: Turn, cursor: Cursor) -> None:
         conversation = await title_if_first(turn, configured_provider())
         if conversation:
-            with suppress(*REDIS_FAULTS):  # the next page load shows it
+            with suppress(*REDIS_FAULTS, FencedOut):  # the next page load shows it
                 html = fragments.title_changed(conversation)
                 await self.log.append(conversation.pk, Frame(cursor.next(), html), last=True)
 
@@ -246,10 +257,7 @@ class ReplyRunner:
         for reply in await db(close_abandoned)():
             logger.warning("reply_abandoned", reply=str(reply.pk))
             telemetry.turns_ended.labels(reply.state).inc()
-            html = await db(fragments.reply_replaced)(reply)
-            with suppress(*REDIS_FAULTS):  # readers then learn of it from the database
-                frame = Frame(Cursor(reply.fence, 0), html)
-                await self.log.append(reply.conversation_id, frame, last=True)
+            await self._show_as_stored(reply, Cursor(reply.fence, 0))
         await db(forget_dead_runners)()
 
 
