@@ -74,6 +74,12 @@ class ReplyOnPage:
             elif target == f"#prose-{self.fence}":
                 self._closed, self._open = visible_letters(content), 0
 
+    def start_over(self, html: str) -> None:
+        """Take a snapshot of the thread, which replaces all that was shown."""
+        _, _, reply = html.partition(f'id="prose-{self.fence}"')
+        shown = reply.partition(f'id="evidence-{self.fence}"')[0].partition(">")[2]
+        self._closed, self._open = visible_letters(shown.rpartition("<")[0]), 0
+
     def _in_open(self, swap: str, content: str) -> None:
         if swap == "beforebegin":
             self._closed += visible_letters(content)
@@ -102,6 +108,7 @@ class ReadReply:
     raw_bytes: int = 0
     wire_bytes: int = 0
     frames: int = 0
+    snapshots: int = 0
     text_raw_bytes: int = 0
     """Without the first frame (question, empty reply) and the last (what stands below a reply)."""
     text_wire_bytes: int = 0
@@ -118,7 +125,11 @@ def read_reply(messages: Sequence[Received], wire_bytes_before: int) -> ReadRepl
         envelope = orjson.loads(message.text)
         if page is None:
             page = ReplyOnPage(int(envelope["id"].partition(":")[0]))
-        page.apply(envelope["content"])
+        if envelope.get("over"):
+            page.start_over(envelope["content"])
+            read.snapshots += 1
+        else:
+            page.apply(envelope["content"])
         read.samples.append((message.at, page.letters))
         raw, wire = len(message.text.encode()), message.wire_bytes - before
         before = message.wire_bytes

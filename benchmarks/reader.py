@@ -11,6 +11,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from benchmarks.accounting import Received
 from benchmarks.people import Person
 
+# As they stand in the JSON of a message.
+_STARTS_OVER, _BEING_WRITTEN = '"over":true', "aria-busy"
 _REPLY_ENDS = 'hx-swap=\\"delete\\"'
 
 
@@ -50,7 +52,7 @@ class Reader:
     async def _read(self) -> None:
         async for text in self._socket:
             self.received.append(Received(time.monotonic(), self._socket.wire_bytes, text))
-            if _REPLY_ENDS in text:
+            if _REPLY_ENDS in text or (_STARTS_OVER in text and _BEING_WRITTEN not in text):
                 self.ended.set()
 
     @property

@@ -37,6 +37,9 @@ from chatbot.local.environment import ROOT
 RATE = 50
 PATIENCE_SECONDS = 60.0
 
+Control = dict[str, Any]
+"""Fields of `provider_simulator.Control`."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -179,12 +182,14 @@ class Bench:
         say(f"{len(self._readers)} people open their pages")
         for reader in self._readers:
             await reader.open()
-        await self._ask_all(len(self._readers), self._plan.ramp, tokens=1)
+        await self._ask_all(len(self._readers), self._plan.ramp, _short(1))
 
-    async def _ask_all(self, streams: int, ramp: float, **control: Any) -> dict[str, Reader]:
+    async def _ask_all(
+        self, streams: int, ramp: float, control: Control | None = None
+    ) -> dict[str, Reader]:
         """Ask on so many pages, `ramp` prompts a second; return them by label when all ended."""
         asked = {}
-        line = sim(**control) if control else ""
+        line = sim(**(control or {}))
         tasks = []
         for at, reader in enumerate(self._readers[:streams]):
             self._number += 1
@@ -199,12 +204,12 @@ class Bench:
         return asked
 
     async def _level(
-        self, streams: int, ramp: float, tokens: Sequence[str], **control: Any
+        self, streams: int, ramp: float, tokens: Sequence[str], control: Control | None = None
     ) -> Level:
         forget_requests(self._running.provider)
         before = {reader: reader.wire_bytes for reader in self._readers}
         used = Used.now(self._running)
-        asked = await self._ask_all(streams, ramp, **control)
+        asked = await self._ask_all(streams, ramp, control)
         level = Level(streams, len(tokens), Used.now(self._running).since(used))
         ends = token_ends(tokens)
         records = recorded_requests(self._running.provider, token_times=True)
@@ -224,7 +229,7 @@ class Bench:
         streams, tokens = self._plan.markdown_streams, self._plan.tokens
         say(f"{streams} streams of Markdown")
         control = {"text": None, "kind": "markdown", "tokens": tokens}
-        level = await self._level(streams, self._plan.ramp, ["x"] * tokens, **control)
+        level = await self._level(streams, self._plan.ramp, ["x"] * tokens, control)
         # Its letters are not the page's: what is seen of a token is not known.
         return replace(level, delays=[], sustained=-1)
 
@@ -234,7 +239,7 @@ class Bench:
         found = []
         for _ in range(times):
             reply = DirectReply()
-            question = f"Directly.\n{sim(text=None, tokens=5)}"
+            question = f"Directly.\n{sim(**_short(5))}"
             await reply.ask(self._running.provider, question, self._http)
             found.append(reply.token_times[0] - reply.sent_at)
         return found
@@ -267,7 +272,7 @@ class Bench:
         say("one person, one question after another")
         found = []
         for _ in range(self._plan.single_prompts):
-            level = await self._level(1, 1, ["x"], text=None, tokens=5)
+            level = await self._level(1, 1, ["x"], _short(5))
             found += level.first_text
             await asyncio.sleep(0.15)
         return found
@@ -284,7 +289,7 @@ class Bench:
         number = 0
         while number < self._plan.message_prompts:
             together = min(20, len(self._readers))
-            await self._ask_all(together, 10, text=None, tokens=1)
+            await self._ask_all(together, 10, _short(1))
             number += together
         spent = Used.now(self._running).since(used)
         return (spent.web - idle_share * spent.at) / number, idle_share
@@ -294,9 +299,8 @@ class Bench:
         tokens, rate = self._plan.long_tokens, 400
         say(f"one reply of {tokens} tokens of {kind}")
         watcher = asyncio.create_task(self._watch_cpu())
-        asked = await self._ask_all(
-            1, 1, text=None, kind=kind, tokens=tokens, tokens_per_second=rate
-        )
+        control = {"text": None, "kind": kind, "tokens": tokens, "tokens_per_second": rate}
+        asked = await self._ask_all(1, 1, control)
         watcher.cancel()
         records = recorded_requests(self._running.provider, token_times=True)
         times = {_label(record): record["token_times"] for record in records}
@@ -341,14 +345,14 @@ class Bench:
         columns = [
             *("streams", "first token +p50", "+p95", "latency p50", "p95", "p99"),
             *("sustained", "in 100 ms", "CPU web", "Redis", "PG", "core", "waited"),
-            *("frames/s", "B/token raw", "packed", "text raw", "packed"),
+            *("frames/s", "resent", "B/token raw", "packed", "text raw", "packed"),
         ]
         note = (
             f"{self._plan.tokens} tokens a reply. First token and latency in ms; CPU in seconds"
             " for 1,000 tokens, questions included; core: share of its core that the web process"
             " used; waited: share of the time in which it waited for that core; frames/s of one"
-            " stream; bytes on the socket for a token, as sent and compressed, first for"
-            " everything, then for the frames of text alone."
+            " stream; resent: threads that had to be sent again as a whole; bytes on the socket for a"
+            " token, as sent and compressed, first for everything, then for the frames of text alone."
         )
         return Table(title, columns, [_level_row(level, floor) for level in levels], note)
 
@@ -356,6 +360,10 @@ class Bench:
 def say(line: str) -> None:
     """Tell what is being done."""
     print(f"  … {line}", flush=True)
+
+
+def _short(tokens: int) -> Control:
+    return {"text": None, "tokens": tokens}
 
 
 async def _later(seconds: float, reader: Reader, text: str) -> float:
@@ -405,6 +413,7 @@ def _level_row(level: Level, floor: float) -> list[str]:
         f"{used.web / used.at:.0%}",
         f"{used.waited / used.at:.0%}",
         number(frames),
+        str(level.total("snapshots")),
         *per_token,
     ]
 

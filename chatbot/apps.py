@@ -30,3 +30,15 @@ class ParleyAdminSite(admin.AdminSite):
         if request.user.is_authenticated:
             raise PermissionDenied("Your role has no section in the administration.")
         return redirect(f"{resolve_url(settings.LOGIN_URL)}?next={request.get_full_path()}")
+
+    def password_change(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """There is one page for it."""
+        return redirect("account_change_password")
+
+    def logout(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """There is one page for it."""
+        return redirect("account_logout")

@@ -17,6 +17,7 @@ from channels.routing import ProtocolTypeRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 from servestatic import ServeStaticASGI  # noqa: E402
 
+from chatbot import telemetry  # noqa: E402
 from conversations.reply.runner import runner  # noqa: E402
 from conversations.routing import router as sockets  # noqa: E402
 
@@ -40,6 +41,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await _site(scope, receive, send)
         return
     await receive()
+    telemetry.forget_ended_processes()
     await runner().ready()
     await send({"type": "lifespan.startup.complete"})
     await receive()

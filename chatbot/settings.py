@@ -214,5 +214,6 @@ METRICS_TOKEN = read_secret("METRICS_TOKEN", default="")
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
+FORMAT_MODULE_PATH = ["chatbot.formats"]
 USE_I18N = True
 USE_TZ = True

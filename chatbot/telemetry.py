@@ -6,15 +6,18 @@ counts and durations.
 """
 
 import logging
+import os
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
 
 ID_NAMES = ("request_id", "trace_id", "turn_id")
@@ -36,6 +39,28 @@ active_replies = Gauge(
     "parley_active_replies", "Replies being written now", multiprocess_mode="livesum"
 )
 open_sockets = Gauge("parley_open_sockets", "Open websockets", multiprocess_mode="livesum")
+
+
+def forget_ended_processes() -> None:
+    """Drop the live gauges of processes of this machine that have ended, however they did."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder:
+        return
+    for file in Path(folder).glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        if not _is_alive(pid):
+            mark_process_dead(pid)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
 
 # --- logs ------------------------------------------------------------------------------------
 

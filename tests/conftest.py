@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pytest
 import uvicorn
 from django.apps import apps
 from django.db import connection
+from django.db.models.functions import Now
 from django.test import Client, TransactionTestCase
 
 from accounts.models import User
@@ -21,6 +23,8 @@ from accounts.roles import seed_roles
 from audit import trail
 from audit.append_only import TABLE, TABLE_TRIGGER
 from benchmarks.provider_simulator import running_simulator
+from conversations.models import Conversation, Message, Runner
+from conversations.turn import Turn, start_turn
 
 PASSWORD = "the people's password 1"
 
@@ -86,6 +90,47 @@ def ravi_client(ravi: User) -> Client:
 @pytest.fixture
 def ada_client(ada: User) -> Client:
     return _signed_in(ada)
+
+
+# --- turns ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runner_row(db: None) -> Runner:
+    return Runner.objects.create(host="here", pid=1, beat_at=Now())
+
+
+@pytest.fixture
+def begin(olive: User, runner_row: Runner) -> Callable[..., Turn]:
+    """Start a turn of olive's, in a new conversation or a given one."""
+
+    def start(
+        text: str = "Hello?", conversation: Conversation | None = None, key: str = "", by=None
+    ) -> Turn:
+        return start_turn(
+            conversation.pk if conversation else uuid.uuid4(),
+            by=by or olive,
+            text=text,
+            key=key or uuid.uuid4().hex,
+            runner_id=runner_row.pk,
+        )
+
+    return start
+
+
+@pytest.fixture
+def finished(begin: Callable[..., Turn]) -> Callable[..., Turn]:
+    """A turn whose reply has ended."""
+
+    def make(text: str = "Hello?", reply: str = "Hi.", **given) -> Turn:
+        turn = begin(text, **given)
+        turn.reply.content = reply
+        turn.reply.state = Message.State.COMPLETED
+        turn.reply.duration_ms = 1200
+        turn.reply.save()
+        return turn
+
+    return make
 
 
 # --- servers ---------------------------------------------------------------------------------

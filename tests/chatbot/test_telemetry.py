@@ -1,6 +1,8 @@
 import io
 import json
 import logging
+import os
+import subprocess
 
 import pytest
 import structlog
@@ -53,3 +55,13 @@ def test_the_query_of_an_address_is_not_logged(lines):
 def test_each_answer_names_its_request(client, db):
     first, second = (client.get("/account/sign-in/") for _ in range(2))
     assert first["X-Request-ID"] != second["X-Request-ID"]
+
+
+def test_gauges_of_an_ended_process_are_dropped(monkeypatch, tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for pid in (ended.pid, os.getpid()):
+        (tmp_path / f"gauge_livesum_{pid}.db").touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    telemetry.forget_ended_processes()
+    assert [file.name for file in tmp_path.iterdir()] == [f"gauge_livesum_{os.getpid()}.db"]

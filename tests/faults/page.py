@@ -14,7 +14,7 @@ from tests.faults.document import Document, Element
 
 AGAIN = {1001, 1005, 1006, 1011, 1012, 1013, 1014}  # after which hx-ws connects again
 AGAIN_SECONDS = 0.3
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 30.0
 
 
 def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
