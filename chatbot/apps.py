@@ -31,13 +31,13 @@ class ParleyAdminSite(admin.AdminSite):
             raise PermissionDenied("Your role has no section in the administration.")
         return redirect(f"{resolve_url(settings.LOGIN_URL)}?next={request.get_full_path()}")
 
-    def password_change(
+    def password_change(  # type: ignore[override]  # a redirect is an answer too
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """There is one page for it."""
         return redirect("account_change_password")
 
-    def logout(
+    def logout(  # type: ignore[override]
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """There is one page for it."""

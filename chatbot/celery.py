@@ -22,7 +22,7 @@ LONG_RETRY_SECONDS = 2
 
 
 class LongTask(Task):  # type: ignore[misc]
-    """A task that may take minutes. Use it as `@shared_task(base=LongTask, queue="long")`."""
+    """A task that may take minutes: `@shared_task(base=LongTask)`. It goes to the queue `long`."""
 
     _slots = threading.BoundedSemaphore(LONG_AT_ONCE)
 
@@ -34,6 +34,13 @@ class LongTask(Task):  # type: ignore[misc]
             return super().__call__(*args, **kwargs)
         finally:
             self._slots.release()
+
+
+def queue_of(
+    _name: str, _args: Any, _kwargs: Any, _options: Any, task: Task | None = None, **_more: Any
+) -> dict[str, str] | None:
+    """Route tasks: long ones to their queue, all others to the default one."""
+    return {"queue": "long"} if isinstance(task, LongTask) else None
 
 
 def broker_url(redis_url: str) -> str:

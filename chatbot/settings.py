@@ -6,7 +6,7 @@ import environ
 from celery.schedules import crontab
 from csp.constants import NONE, SELF
 
-from chatbot.celery import broker_url
+from chatbot.celery import broker_url, queue_of
 from chatbot.secrets import read_secret
 from chatbot.telemetry import configure_logging
 
@@ -115,7 +115,8 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {"global_keyprefix": f"{REDIS_PREFIX}celery:"}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "short"
-CELERY_TASK_QUEUES: dict[str, dict[str, str]] = {"short": {}, "long": {}}
+CELERY_TASK_QUEUES = {name: {"exchange": name, "routing_key": name} for name in ("short", "long")}
+CELERY_TASK_ROUTES = (queue_of,)
 CELERY_TASK_ACKS_LATE = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BEAT_SCHEDULE = {

@@ -49,7 +49,7 @@ def forget_ended_processes() -> None:
     for file in Path(folder).glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not _is_alive(pid):
-            mark_process_dead(pid)
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def _is_alive(pid: int) -> bool:

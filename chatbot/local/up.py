@@ -232,6 +232,7 @@ class Parley:
         schema = Schema(running.database_owner_url) if running.postgres else None
         if not (schema and schema.is_current()):
             say("Bringing the database up to date …")
+            (self._data / "run" / "accounts.made").unlink(missing_ok=True)
             steps.append(self._python("migrate", "manage.py", "migrate", "--no-input", env=env))
         static, stamp = Path(env["STATIC_ROOT"]), self._data / "run" / "static.digest"
         digest = _static_digest()
@@ -265,6 +266,7 @@ class Parley:
                 "web" if self._wishes.processes == 1 else f"web-{number}",
                 *("-m", "uvicorn", "chatbot.asgi:application", "--fd", str(listener.fileno())),
                 *("--loop", "uvloop", "--lifespan", "on", "--ws-max-size", "65536"),
+                "--no-proxy-headers",
                 *("--timeout-graceful-shutdown", "15", "--no-server-header", "--no-access-log"),
                 *("--log-config", str(Path(__file__).with_name("uvicorn_log.json"))),
                 env=env,
@@ -285,6 +287,10 @@ class Parley:
         if not self._loopback:
             return {}
         accounts = _starting_accounts(self._data / "secrets" / "accounts.json")
+        # Written when all of it was done, and dropped when the database was brought up to date.
+        stamp = self._data / "run" / "accounts.made"
+        if stamp.exists():
+            return accounts
         made = self._python(
             "accounts",
             "manage.py",
@@ -293,6 +299,7 @@ class Parley:
             stdin=json.dumps(accounts),
         )
         self._complete([made])
+        stamp.touch(mode=0o600)
         return accounts
 
     def _wait_until_ready(self, web: list[Child], listener: socket.socket) -> str:

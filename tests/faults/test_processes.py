@@ -26,6 +26,7 @@ def test_killed_process_leaves_the_text_so_far_and_continue(site, told, agree, n
     page = site.page(web)
     status = page.ask(question.text)
     page.wait_for_words(60)
+    wait_until(lambda: site.row(page.conversation).text, "a snapshot")
     web.sigkill()
     web.running()
     started_at = time.time()
@@ -37,6 +38,7 @@ def test_killed_process_leaves_the_text_so_far_and_continue(site, told, agree, n
     told(KILLED_ALONE, f"{status}; socket {page.closes[0]}", page, row, question)
 
     status = page.mend()
+    assert status == 200
     wait_until(lambda: site.row(page.conversation).state != "interrupted", "it goes on")
     page.wait_for_end()
     continued = agree(page)
@@ -46,11 +48,11 @@ def test_killed_process_leaves_the_text_so_far_and_continue(site, told, agree, n
 
 
 def test_reply_is_followed_through_another_process(site, told, agree, next_turn_works):
-    question = long_question(tokens_per_second=120)
+    question, other_web = long_question(tokens=300), site.web("b")
     page = site.page(site.web("a"))
     status = page.ask(question.text)
     page.wait_for_words(10)
-    other = site.page(site.web("b"), page.conversation)
+    other = site.page(other_web, page.conversation)
     other.wait_for_words(30)
     for tab in (page, other):
         tab.wait_for_end()
@@ -84,6 +86,7 @@ def test_reply_of_a_killed_process_is_interrupted_by_another(site, told, agree, 
     page.ask(question.text)
     other = site.page(watcher, page.conversation)
     other.wait_for_words(30)
+    wait_until(lambda: site.row(page.conversation).text, "a snapshot")
     killed_at = time.time()
     site.web("a").sigkill()
     row = site.wait_for_state(page.conversation, "interrupted")
@@ -103,6 +106,7 @@ def test_frames_and_end_of_a_paused_process_change_nothing(site, told, agree, ne
     status = page.ask(question.text)
     other = site.page(watcher, page.conversation)
     other.wait_for_words(30)
+    wait_until(lambda: site.row(page.conversation).text, "a snapshot")
     writer.child.ask(signal.SIGSTOP)
     other.wait_for_end()
     writer.child.ask(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""Make sure that the accounts of a fresh installation exist, with the passwords as printed."""
+"""Make the accounts of a fresh installation. Those that exist stay as their people made them."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from accounts.access import System
-from accounts.administration import create_account, grant
+from accounts.administration import create_account
 from accounts.models import User
 from accounts.roles import ROLES
 
@@ -21,7 +21,7 @@ class Command(BaseCommand):
     help = __doc__
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        """Create what is missing, and set passwords that differ. Safe to repeat."""
+        """Create what is missing. Safe to repeat."""
         wanted = _parsed(sys.stdin.read())
         with transaction.atomic():
             done = {role: _ensure(role, **account) for role, account in wanted.items()}
@@ -43,14 +43,7 @@ def _parsed(text: str) -> dict[str, dict[str, str]]:
 
 def _ensure(role: str, *, email: str, password: str) -> dict[str, str]:
     user = User.objects.filter(email=email).first()
-    if user is None:
-        user = create_account(email, name=ROLES[role].label, password=password, roles=[role], by=BY)
-        return {"email": user.email, "state": "created"}
-    state = "kept"
-    if not user.check_password(password):
-        user.set_password(password)
-        user.save(update_fields=["password"])
-        state = "password set"
-    if grant(user, role, by=BY):
-        state = "role granted" if state == "kept" else f"{state}, role granted"
-    return {"email": user.email, "state": state}
+    if user:
+        return {"email": user.email, "state": "kept"}
+    create_account(email, name=ROLES[role].label, password=password, roles=[role], by=BY)
+    return {"email": email, "state": "created"}
