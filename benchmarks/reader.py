@@ -1,6 +1,7 @@
 """A reader without a browser: one person's socket and questions, with the time of every message."""
 
 import asyncio
+import re
 import time
 import uuid
 from typing import Any
@@ -13,7 +14,7 @@ from benchmarks.people import Person
 
 # As they stand in the JSON of a message.
 _STARTS_OVER, _BEING_WRITTEN = '"over":true', "aria-busy"
-_REPLY_ENDS = 'hx-swap=\\"delete\\"'
+_REPLY_ENDS = re.compile(r'#open-\d+\\" hx-swap=\\"delete')
 
 
 class _CountingConnection(ClientConnection):
@@ -52,7 +53,7 @@ class Reader:
     async def _read(self) -> None:
         async for text in self._socket:
             self.received.append(Received(time.monotonic(), self._socket.wire_bytes, text))
-            if _REPLY_ENDS in text or (_STARTS_OVER in text and _BEING_WRITTEN not in text):
+            if _REPLY_ENDS.search(text) or (_STARTS_OVER in text and _BEING_WRITTEN not in text):
                 self.ended.set()
 
     @property

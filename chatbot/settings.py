@@ -121,6 +121,10 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BEAT_SCHEDULE = {
     "worker_beat": {"task": "chatbot.worker_beat", "schedule": 10.0},
+    "forget_dead_runners": {
+        "task": "conversations.tasks.forget_dead_runners",
+        "schedule": crontab(minute=23),
+    },
     "forget_ended_sessions": {
         "task": "accounts.tasks.forget_ended_sessions",
         "schedule": crontab(hour=3, minute=17),

@@ -54,11 +54,19 @@ class MessageInline(admin.StackedInline):  # type: ignore[type-arg]
 class ConversationAdmin(ReadOnly):
     """When and whose; never what."""
 
-    list_display = ("id", "owner", "lifecycle", "created_at", "last_seen")
+    list_display = ("id", "owner", "lifecycle", "created_at", "last_message_at")
     list_filter = ("lifecycle", "created_at")
     list_select_related = ("owner",)
     search_fields = ("=id", "=owner__email")
     search_help_text = "The id of a conversation, or an email."
     ordering = ("-created_at",)
-    fields = ("id", "owner", "lifecycle", "created_at", "last_seen", "deleted_at")
+    fields = (
+        "id",
+        "owner",
+        "lifecycle",
+        "created_at",
+        "last_message_at",
+        "last_seen",
+        "deleted_at",
+    )
     inlines = (MessageInline,)

@@ -7,6 +7,7 @@ told its page; the second heals whatever Redis lost.
 """
 
 import asyncio
+import random
 import uuid
 from contextlib import aclosing
 from importlib import import_module
@@ -105,7 +106,8 @@ class ConversationConsumer(AsyncWebsocketConsumer):
                 logger.warning("log_away", error=type(error).__name__)
             except DATABASE_FAULTS as error:
                 logger.warning("database_away", error=type(error).__name__)
-            await asyncio.sleep(AGAIN_SECONDS)
+            # Spread, so that all sockets of a process do not ask again at the same moment.
+            await asyncio.sleep(AGAIN_SECONDS * random.uniform(1, 3))  # noqa: S311
 
     async def _send_frames(self, frames: list[Frame]) -> None:
         fresh = [frame for frame in frames if frame.cursor > self.cursor]

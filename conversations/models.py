@@ -4,6 +4,7 @@ Contents and titles exist only sealed (`encryption`). A question and its reply a
 reply's row is written before the provider is called, so that after any crash the history is honest.
 """
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from django.conf import settings
@@ -31,6 +32,9 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
         )
 
 
+LAST_SEEN_PRECISION = timedelta(minutes=1)
+
+
 class Conversation(models.Model):
     """A tree of messages with one owner. `leaf` is the end of the branch that the page shows."""
 
@@ -54,8 +58,11 @@ class Conversation(models.Model):
         help_text="Last number given to a run of a reply; a run with a lower one is over.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    last_message_at = models.DateTimeField(
+        auto_now_add=True, help_text="When its owner last wrote in it or let a reply go on."
+    )
     last_seen = models.DateTimeField(
-        auto_now_add=True, help_text="When its owner last opened it or wrote in it."
+        auto_now_add=True, help_text="When its owner last opened it; to the minute."
     )
     deleted_at = models.DateTimeField(null=True, blank=True)
 
@@ -64,7 +71,9 @@ class Conversation(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["owner", "lifecycle", "-last_seen"], name="conversations_of_owner")
+            models.Index(
+                fields=["owner", "lifecycle", "-last_message_at"], name="conversations_of_owner"
+            )
         ]
         constraints = [
             models.CheckConstraint(
@@ -78,6 +87,12 @@ class Conversation(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("conversation", args=[self.pk])
+
+    def seen(self) -> None:
+        """Note that its owner opens it; writes at most once a minute."""
+        now = datetime.now(UTC)
+        if self.last_seen < now - LAST_SEEN_PRECISION:
+            Conversation.objects.filter(pk=self.pk).update(last_seen=now)
 
 
 class Runner(models.Model):

@@ -125,14 +125,14 @@ def _days(user: User, before: datetime | None) -> tuple[list[Day], str]:
     )
     listed = Conversation.objects.visible_to(user).annotate(is_live=Exists(being_written))
     if before:
-        listed = listed.filter(last_seen__lt=before)
-    found = list(listed.order_by("-last_seen")[: CONVERSATIONS_AT_ONCE + 1])
+        listed = listed.filter(last_message_at__lt=before)
+    found = list(listed.order_by("-last_message_at")[: CONVERSATIONS_AT_ONCE + 1])
     shown, more = found[:CONVERSATIONS_AT_ONCE], len(found) > CONVERSATIONS_AT_ONCE
     days = [
         Day(_day_label(day), list(group))
-        for day, group in groupby(shown, key=lambda c: c.last_seen.date())
+        for day, group in groupby(shown, key=lambda c: c.last_message_at.date())
     ]
-    return days, shown[-1].last_seen.isoformat() if more else ""
+    return days, shown[-1].last_message_at.isoformat() if more else ""
 
 
 def _with_new(conversation: Conversation, days: list[Day]) -> list[Day]:

@@ -12,7 +12,7 @@ from django.core.exceptions import BadRequest
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 from uuid_utils.compat import uuid7
 
 from accounts.access import requires
@@ -29,7 +29,7 @@ NO_SCRIPT_PATIENCE_SECONDS = 120.0
 REFUSAL_STATUS = {"empty": 400, "too_long": 413, "reply_open": 409, "not_continuable": 409}
 
 
-@require_GET
+@require_safe
 @requires("conversations.chat")
 def new_conversation(request: Request) -> HttpResponse:
     """The first screen. The conversation begins with its first question."""
@@ -38,12 +38,13 @@ def new_conversation(request: Request) -> HttpResponse:
     return render(request, "conversations/conversation.html", context)
 
 
-@require_GET
+@require_safe
 @requires("conversations.chat")
 def conversation(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
     """A conversation of one's own, newest messages last."""
     mine = Conversation.objects.visible_to(request.user).select_related("owner")
     stored = get_object_or_404(mine, pk=conversation_id)
+    stored.seen()
     page = page_of(
         stored,
         before=_uuid(request.GET.get("before")),

@@ -1,7 +1,8 @@
 """Turn events as HTML. The only Python that knows the ids of elements.
 
 A frame is made of `<hx-partial>` pieces, each naming its target; a piece whose target is not on the
-page does nothing, so a frame may be applied twice or meet a page that has already moved on. While a
+page does nothing, so a frame may be applied twice or meet a page that has already moved on: the
+first frame of a run also answers the request, and may so arrive behind the last. While a
 reply is written its elements carry its fence in their ids, which keeps frames short:
 
     #reply-<message>   the whole reply
@@ -59,7 +60,7 @@ def turn_started(turn: "Turn") -> str:
         "conversations/oob/turn_started.html",
         {"turn": turn, "conversation": turn.conversation, "place": place_after(turn.question)},
     )
-    return html + _sidebar_item(turn.conversation, is_live=True)
+    return html + _sidebar_item(turn.conversation, is_live=True, unless=turn.reply.fence)
 
 
 def turn_resumed(turn: "Turn") -> str:
@@ -68,7 +69,7 @@ def turn_resumed(turn: "Turn") -> str:
         "conversations/oob/turn_resumed.html",
         {"turn": turn, "reply": turn.reply, "conversation": turn.conversation},
     )
-    return html + _sidebar_item(turn.conversation, is_live=True)
+    return html + _sidebar_item(turn.conversation, is_live=True, unless=turn.reply.fence)
 
 
 def turn_ended(reply: Message, final: "Final") -> str:
@@ -110,8 +111,10 @@ def place_after(question: Message) -> str:
     return f"after-{question.parent_id or 'nothing'}"
 
 
-def _sidebar_item(conversation: Conversation, *, is_live: bool) -> str:
+def _sidebar_item(conversation: Conversation, *, is_live: bool, unless: int | None = None) -> str:
+    """The conversation in the list; nothing where the run `unless` is shown already."""
     # Whoever follows this log has this conversation open.
     context = {"conversation": conversation, "is_live": is_live, "current": conversation.pk}
     html = render_to_string("conversations/_sidebar_item.html", context)
-    return partial(f"#item-{conversation.pk}", "outerMorph", html)
+    where = "" if unless is None else f"body:not(:has(#said-{unless})) "
+    return partial(f"{where}#item-{conversation.pk}", "outerMorph", html)

@@ -143,6 +143,9 @@ class Log:
             if "equal or smaller" not in str(error):
                 raise
             await self._accept_if_there(key, frame.cursor)
+        if frame.cursor.number == 0:
+            # The run before stays for readers who are a little behind; what is older is not needed.
+            await self._redis.xtrim(key, minid=f"{frame.cursor.fence - 1}-0")
         if last or frame.cursor.number == 0:
             await self._redis.expire(key, KEPT_SECONDS if last else KEPT_WHILE_WRITTEN_SECONDS)
 
@@ -174,11 +177,8 @@ class Hub:
         queue: asyncio.Queue[list[Frame]] = asyncio.Queue()
         self._readers.setdefault(key, set()).add(queue)
         try:
-            past = await self._attach(key, after)
-            top = past[-1].cursor if past else await self._top(key)
-            if not past and max(known, top or known) != after:
-                raise Gap
-            frames = past
+            await self._attach(key, after)
+            frames = await self._past(key, after) or await self._nothing_missed(key, after, known)
             while True:
                 if fresh := _contiguous(frames, after):
                     after = fresh[-1].cursor
@@ -194,8 +194,8 @@ class Hub:
         if self._task:
             await cancelled({self._task})
 
-    async def _attach(self, key: bytes, after: Cursor) -> list[Frame]:
-        """Let the reading loop include this log from here on; return what it holds already."""
+    async def _attach(self, key: bytes, after: Cursor) -> None:
+        """Let the reading loop include this log from here on."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._read_forever(), name="hub")
         if key not in self._positions:
@@ -203,12 +203,24 @@ class Hub:
             with suppress(*REDIS_FAULTS):  # the loop takes the log up within BLOCK_MS anyway
                 await self._redis.xadd(self._wake_key, {b"w": b"1"}, maxlen=4)
                 await self._redis.expire(self._wake_key, KEPT_SECONDS)
+
+    async def _past(self, key: bytes, after: Cursor) -> list[Frame]:
+        """Return what the log holds behind `after` already."""
         entries: list[Any] = await self._redis.xrange(key, f"({after.entry_id}", "+") or []
         return _frames(key, entries)
 
-    async def _top(self, key: bytes) -> Cursor | None:
+    async def _nothing_missed(self, key: bytes, after: Cursor, known: Cursor) -> list[Frame]:
+        """Make sure that `after` is how far things are; return what came in this moment.
+
+        Raises Gap when it is not: the log or the database is further, or behind it.
+        """
         newest: Any = await self._redis.xrevrange(key, count=1)
-        return Cursor.of_entry(newest[0][0]) if newest else None
+        top = Cursor.of_entry(newest[0][0]) if newest else known
+        if top > after:  # written since we looked; what is missing shows in the numbers
+            return await self._past(key, after)
+        if max(known, top) != after:
+            raise Gap
+        return []
 
     def _detach(self, key: bytes, queue: "asyncio.Queue[list[Frame]]") -> None:
         readers = self._readers[key]

@@ -35,7 +35,7 @@ from conversations.turn import (
     messages_for,
     run_turn,
 )
-from conversations.turn.closing import beat, forget_dead_runners
+from conversations.turn.closing import beat
 from conversations.turn.titles import title_if_first
 from prompts.provider import close_providers, configured_provider
 
@@ -258,7 +258,6 @@ class ReplyRunner:
             logger.warning("reply_abandoned", reply=str(reply.pk))
             telemetry.turns_ended.labels(reply.state).inc()
             await self._show_as_stored(reply, Cursor(reply.fence, 0))
-        await db(forget_dead_runners)()
 
 
 def _reload(reply: Message) -> Message:

@@ -84,7 +84,7 @@ def close_abandoned(*, limit: int = 100) -> list[Message]:
     """Mark replies whose process died as interrupted, each under a new fence; return them."""
     now = Now()
     dead = Q(runner__beat_at__lt=now - RUNNER_DEAD_AFTER) | Q(
-        runner=None, conversation__last_seen__lt=now - UNCLAIMED_AFTER
+        runner=None, conversation__last_message_at__lt=now - UNCLAIMED_AFTER
     )
     abandoned = list(
         Message.objects.select_for_update(skip_locked=True, of=("self",))

@@ -187,8 +187,8 @@ def _claim(conversation: Conversation, reply: Message, runner_id: uuid.UUID) -> 
 
 def _save_conversation(conversation: Conversation, reply: Message) -> None:
     conversation.leaf = reply
-    conversation.last_seen = datetime.now(UTC)
-    conversation.save(update_fields=["leaf", "fence", "last_seen"])
+    conversation.last_message_at = conversation.last_seen = datetime.now(UTC)
+    conversation.save(update_fields=["leaf", "fence", "last_message_at", "last_seen"])
 
 
 def _question_of(reply: Message) -> Message:

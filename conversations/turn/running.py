@@ -10,6 +10,9 @@ from conversations.models import Message
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
 from prompts.provider import ChatMessage, Finished, Piece, ProviderFault, TextPiece, Usage
 
+# A provider that never ends must not fill our memory; about 100,000 tokens.
+MAX_REPLY_CHARACTERS = 400_000
+
 
 class Streams(Protocol):
     """What a turn needs of a provider (`prompts.provider.Provider` is one)."""
@@ -29,6 +32,7 @@ class _Story:
         self.finish_reason, self.model = "", ""
         self.usage: Usage | None = None
         self.wrote = False
+        self.characters = 0
 
     def tell(self, piece: Piece) -> None:
         if isinstance(piece, Finished):
@@ -37,6 +41,7 @@ class _Story:
             return
         if self.first_token_ms is None:
             self.first_token_ms = self._elapsed_ms()
+        self.characters += len(piece.text)
         if isinstance(piece, TextPiece):
             self.wrote = True
             self._publish(TextArrived(piece.text))
@@ -103,3 +108,6 @@ async def _ask(
     async with aclosing(provider.stream(messages, model=model)) as pieces:
         async for piece in pieces:
             story.tell(piece)
+            if story.characters > MAX_REPLY_CHARACTERS:
+                story.finish_reason = "length"
+                return

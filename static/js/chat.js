@@ -239,5 +239,6 @@ grow();
 localTimes();
 tick();
 setInterval(tick, 1000);
+history.scrollRestoration = "manual"; /* a conversation opens at its end, also after a reload */
 if (thread.querySelector(".turn")) toEnd();
 if (matchMedia("(pointer: fine)").matches) ask.focus({ preventScroll: true });

@@ -50,13 +50,12 @@ def agree(site: Site) -> Callable[[Page], Row]:
 
     def check(page: Page) -> Row:
         row = site.row(page.conversation)
-        fresh = Page(page.person, page.base, f"/c/{page.conversation}/")
-        try:
-            assert fresh.prose() == parsed(render(row.text)).inner_html()
-            assert page.prose() == fresh.prose()
-            wait_until(lambda: page.thread() == fresh.thread(), f"{page.thread()}\n\n{fresh.thread()}", 10)
-        finally:
-            fresh.leave()
+        fresh = page.reloaded()
+        assert fresh.prose() == parsed(render(row.text)).inner_html()
+        assert page.prose() == fresh.prose()
+        assert page.offers_stop() == fresh.offers_stop()
+        # The line of figures under a reply follows its last words.
+        wait_until(lambda: page.thread() == fresh.thread(), f"{page.thread()}\n{fresh.thread()}", 5)
         return row
 
     return check
@@ -67,13 +66,15 @@ def next_turn_works(site: Site, agree: Callable[[Page], Row]) -> Callable[[Page]
     """Check that the next question on the same page is answered there."""
 
     def check(page: Page) -> None:
-        replies = len(page.document.root.all(".reply"))
+        replies = page.replies()
         question = controlled_question(SHORT_REPLY, text=SHORT_REPLY)
         assert page.ask(question.text) == 200
         wait_until(
-            lambda: len(page.document.root.all(".reply")) == replies + 1
-            and page.text() == SHORT_REPLY
-            and not page.is_writing(),
+            lambda: (
+                page.replies() == replies + 1
+                and page.text() == SHORT_REPLY
+                and not page.is_writing()
+            ),
             f"the next reply, got: {page.text()} {page.notice()}",
         )
         assert agree(page).state == "completed"

@@ -144,6 +144,50 @@ class Document:
                 if target is not None:
                     _swap(target, piece.attributes["hx-swap"], piece)
 
+    # --- what a person sees ----------------------------------------------------------------------
+
+    def one(self, selector: str) -> Element:
+        found = self.root.first(selector)
+        assert found is not None, f"{selector} is not on the page"
+        return found
+
+    def replies(self) -> int:
+        return len(self.root.all(".reply"))
+
+    def last_reply(self) -> Element:
+        """The last reply; an element without anything before there is one."""
+        return (self.root.all(".reply") or [Element("")])[-1]
+
+    def prose(self) -> str:
+        """The last reply's HTML."""
+        found = self.last_reply().first(".prose")
+        return found.inner_html() if found else ""
+
+    def text(self) -> str:
+        """The last reply's words."""
+        found = self.last_reply().first(".prose")
+        return found.words() if found else ""
+
+    def notice(self) -> str:
+        """What stands under the last reply about its end, with the button's name in brackets."""
+        found = self.last_reply().first(".notice")
+        if found is None:
+            return ""
+        said, button = found.first("p"), found.first("button")
+        assert said is not None
+        return said.words() + (f" [{button.words()}]" if button else "")
+
+    def thread(self) -> str:
+        """Everything that stands in the thread, as words."""
+        return self.one("#thread").words()
+
+    def is_writing(self) -> bool:
+        said = self.last_reply().first(".said")
+        return said is not None and "aria-busy" in said.attributes
+
+    def offers_stop(self) -> bool:
+        return self.one("#act").attributes["aria-label"] == "Stop the reply"
+
 
 def _swap(target: Element, how: str, piece: Element) -> None:
     if how == "textContent":

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 import httpx2
@@ -36,6 +37,12 @@ class Person:
         answer = self.http.post(f"{base}/account/sign-in/", data=fields)
         assert answer.status_code == 302, f"{email} could not sign in: {answer.status_code}"
 
+    def load(self, url: str) -> Document:
+        """Return a page as it comes from the server."""
+        answer = self.http.get(url)
+        assert answer.status_code == 200, f"{url} answers {answer.status_code}"
+        return Document(answer.text)
+
     @property
     def cookies(self) -> str:
         return "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
@@ -58,10 +65,8 @@ class Page:
 
     def __init__(self, person: Person, base: str, path: str = "/") -> None:
         self.person, self.base = person, base
-        answer = person.http.get(base + path)
-        assert answer.status_code == 200, f"{path} answers {answer.status_code}"
-        self.document = Document(answer.text)
-        composer, thread = self._one("#composer"), self._one("#thread")
+        self.document = person.load(base + path)
+        composer, thread = self.document.one("#composer"), self.document.one("#thread")
         self.conversation = composer.attributes["data-conversation"]
         self.socket_url = thread.attributes["hx-ws:connect"]
         self.closes: list[int] = []
@@ -71,6 +76,10 @@ class Page:
         self._leaving = threading.Event()
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
+
+    def reloaded(self) -> Document:
+        """What a reload would show."""
+        return self.person.load(f"{self.base}/c/{self.conversation}/")
 
     # --- the socket ----------------------------------------------------------------------------
 
@@ -97,8 +106,9 @@ class Page:
         try:
             with open_socket(self.base, self.socket_url, self.person.cookies) as self._socket:
                 self._open.set()
-                while True:
+                while not self._leaving.is_set():
                     self._take(str(self._socket.recv()))
+                return 1000
         except ConnectionClosed as closed:
             return closed.rcvd.code if closed.rcvd else 1006
         except (OSError, InvalidHandshake, EOFError):
@@ -115,23 +125,26 @@ class Page:
     def ask(self, text: str) -> int:
         """Send a question; return the HTTP status."""
         with self._lock:
-            composer = self._one("#composer")
+            composer = self.document.one("#composer")
             url, fields = composer.attributes["hx-post"], hidden_fields(composer)
         return self._post(url, {**fields, "text": text})
 
     def stop(self) -> int:
         with self._lock:
-            url, fields = self._one("#act").attributes["hx-post"], hidden_fields(self._one("#composer"))
+            url, fields = (
+                self.document.one("#act").attributes["hx-post"],
+                hidden_fields(self.document.one("#composer")),
+            )
         return self._post(url, fields)
 
     def mend(self) -> int:
         """Press the button beside the notice: Continue or Try again."""
         with self._lock:
-            form = self._last_reply().first("form")
+            form = self.document.last_reply().first("form")
             assert form is not None, f"no button beside: {self.notice()}"
             url, fields = form.attributes["hx-post"], hidden_fields(form)
             if "hx-include" in form.attributes:
-                fields |= hidden_fields(self._one("#composer"))
+                fields |= hidden_fields(self.document.one("#composer"))
         return self._post(url, fields)
 
     def _post(self, url: str, fields: dict[str, str]) -> int:
@@ -144,53 +157,15 @@ class Page:
 
     # --- what the person sees --------------------------------------------------------------------
 
-    def _one(self, selector: str) -> Element:
-        found = self.document.root.first(selector)
-        assert found is not None, f"{selector} is not on the page"
-        return found
+    def __getattr__(self, name: str) -> Any:
+        """What a person sees, such as `text()`: see Document."""
+        seen = getattr(self.document, name)
 
-    def _last_reply(self) -> Element:
-        return self.document.root.all(".reply")[-1]
+        def look() -> Any:
+            with self._lock:
+                return seen()
 
-    def prose(self) -> str:
-        """The last reply's HTML, empty before there is one."""
-        with self._lock:
-            replies = self.document.root.all(".reply")
-            prose = replies[-1].first(".prose") if replies else None
-            return prose.inner_html() if prose else ""
-
-    def text(self) -> str:
-        """The last reply's words."""
-        with self._lock:
-            replies = self.document.root.all(".reply")
-            prose = replies[-1].first(".prose") if replies else None
-            return prose.words() if prose else ""
-
-    def notice(self) -> str:
-        """What stands under the last reply about its end, with the button's name in brackets."""
-        with self._lock:
-            found = self._last_reply().first(".notice")
-            if found is None:
-                return ""
-            button = found.first("button")
-            said = found.first("p")
-            assert said is not None
-            return said.words() + (f" [{button.words()}]" if button else "")
-
-    def thread(self) -> str:
-        """Everything that stands in the thread, as words."""
-        with self._lock:
-            return self._one("#thread").words()
-
-    def is_writing(self) -> bool:
-        with self._lock:
-            replies = self.document.root.all(".reply")
-            said = replies[-1].first(".said") if replies else None
-            return said is not None and "aria-busy" in said.attributes
-
-    def offers_stop(self) -> bool:
-        with self._lock:
-            return self._one("#act").attributes["aria-label"] == "Stop the reply"
+        return look
 
     def wait_for_words(self, count: int) -> None:
         """Return when the last reply has so many words, while it is still being written."""
@@ -199,7 +174,7 @@ class Page:
 
     def wait_for_end(self) -> None:
         wait_until(
-            lambda: self.document.root.first(".reply") and not self.is_writing(),
+            lambda: self.replies() and not self.is_writing(),
             f"the end of the reply; {self.closes=}",
         )
 

@@ -247,7 +247,9 @@ class Question:
     reply: str
 
 
-def long_question(tokens: int = 260, tokens_per_second: float = 60, kind: str = "markdown") -> Question:
+def long_question(
+    tokens: int = 260, tokens_per_second: float = 60, kind: str = "markdown"
+) -> Question:
     """Ask for Markdown of every sort that takes some seconds to arrive."""
     told = sim(text=None, tokens=tokens, tokens_per_second=tokens_per_second, kind=kind)
     return Question(f"Question {uuid.uuid4().hex[:8]}\n{told}", "".join(sample(kind, tokens)))
