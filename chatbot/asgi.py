@@ -5,6 +5,7 @@ replies that are being written get the time to end, because they belong to the p
 socket.
 """
 
+import asyncio
 import os
 from typing import Any
 
@@ -20,6 +21,7 @@ from servestatic import ServeStaticASGI  # noqa: E402
 from chatbot import telemetry  # noqa: E402
 from conversations.reply.runner import runner  # noqa: E402
 from conversations.routing import router as sockets  # noqa: E402
+from prompts.provider import client_library  # noqa: E402
 
 
 def _never_sniff(headers: Any, _path: str, _url: str) -> None:
@@ -44,6 +46,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     telemetry.forget_ended_processes()
     await runner().ready()
     await send({"type": "lifespan.startup.complete"})
+    await asyncio.to_thread(client_library)
     await receive()
     await runner().drain()
     await send({"type": "lifespan.shutdown.complete"})

@@ -9,20 +9,16 @@ Wire format: OpenAI chat completion chunks; Server-Sent Events (WHATWG HTML, sec
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from importlib import import_module
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import aiohttp
 import httpx2
-import openai
 import orjson
 from django.conf import settings
-from openai import AsyncOpenAI, DefaultAioHttpClient
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletionMessageParam
 
 CONNECT_SECONDS = 5.0
 FIRST_BYTE_SECONDS = 60.0
@@ -79,26 +75,34 @@ class ProviderFault(Exception):
         self.status = status
 
 
+def client_library() -> Any:
+    """Return the package `openai`. It takes most of a second to import, so processes that ask no
+    provider do without it, and the web process imports it beside its first page."""
+    return import_module("openai")
+
+
 class Provider:
     """One OpenAI-compatible server. Safe to share by all tasks of one event loop."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
-        self._client = AsyncOpenAI(
+        library = client_library()
+        self._client = library.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",
             max_retries=0,
-            timeout=openai.Timeout(
+            timeout=library.Timeout(
                 BETWEEN_TOKENS_SECONDS, connect=CONNECT_SECONDS, read=FIRST_BYTE_SECONDS
             ),
-            http_client=DefaultAioHttpClient(follow_redirects=False),
+            http_client=library.DefaultAioHttpClient(follow_redirects=False),
         )
 
     async def stream(
         self, messages: Sequence[ChatMessage], *, model: str, **parameters: Any
     ) -> AsyncGenerator[Piece, None]:
         """Ask, and yield the reply as it arrives. Raises ProviderFault."""
+        library = client_library()
         request = self._client.chat.completions.with_streaming_response.create(
-            messages=cast("Iterable[ChatCompletionMessageParam]", messages),
+            messages=list(messages),
             model=model,
             stream=True,
             stream_options={"include_usage": True},
@@ -110,13 +114,13 @@ class Provider:
                     raise ProviderFault("garbled", response.status_code)
                 async for piece in _pieces(_events(response.iter_bytes()), model):
                     yield piece
-        except openai.APITimeoutError as error:
+        except library.APITimeoutError as error:
             raise ProviderFault("unreachable" if _was_refused(error) else "timeout") from error
-        except openai.APIStatusError as error:
+        except library.APIStatusError as error:
             raise ProviderFault(_code_of(error.status_code), error.status_code) from error
-        except openai.APIConnectionError as error:
+        except library.APIConnectionError as error:
             raise ProviderFault("unreachable") from error
-        except openai.APIError as error:
+        except library.APIError as error:
             raise ProviderFault("failing") from error
 
     async def close(self) -> None:
@@ -128,7 +132,7 @@ class Provider:
         try:
             async with asyncio.timeout(within_seconds):
                 await self._client.models.list()
-        except (TimeoutError, openai.APIError):
+        except (TimeoutError, client_library().APIError):
             return False
         return True
 

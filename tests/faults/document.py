@@ -136,6 +136,11 @@ class Document:
         self.seen = (fence, number)
         self.apply(envelope["content"])
 
+    def cursor(self) -> str:
+        """The place in the log, as the address of the socket names it."""
+        assert self.seen is not None
+        return f"{self.seen[0]}:{self.seen[1]}"
+
     def apply(self, html: str) -> None:
         """Apply the pieces of a frame or of an answer."""
         for piece in parsed(html).children:

@@ -89,9 +89,10 @@ class Page:
 
     def leave(self) -> None:
         self._leaving.set()
-        if self._socket:
-            self._socket.close()
-        self._reader.join(10)
+        while self._reader.is_alive():  # it may be about to open another socket
+            if self._socket:
+                self._socket.close()
+            self._reader.join(0.2)
 
     def _follow(self) -> None:
         while not self._leaving.is_set():
@@ -117,8 +118,7 @@ class Page:
     def _take(self, message: str) -> None:
         with self._lock:
             self.document.take(message)
-            assert self.document.seen is not None
-            self.socket_url = with_cursor(self.socket_url, "%d:%d" % self.document.seen)
+            self.socket_url = with_cursor(self.socket_url, self.document.cursor())
 
     # --- what the person does --------------------------------------------------------------------
 
@@ -131,10 +131,8 @@ class Page:
 
     def stop(self) -> int:
         with self._lock:
-            url, fields = (
-                self.document.one("#act").attributes["hx-post"],
-                hidden_fields(self.document.one("#composer")),
-            )
+            url = self.document.one("#act").attributes["hx-post"]
+            fields = hidden_fields(self.document.one("#composer"))
         return self._post(url, fields)
 
     def mend(self) -> int:
@@ -187,7 +185,7 @@ def open_socket(
         base.replace("http", "ws", 1) + path,
         additional_headers={"Cookie": cookies} if cookies else {},
         origin=origin or base,
-        open_timeout=PATIENCE_SECONDS,
+        open_timeout=3,
         ping_interval=None,
         close_timeout=2,
         max_size=None,

@@ -95,7 +95,7 @@ class Web:
 
 
 class Site:
-    """Servers and processes; each is started when it is first asked for, and again after its end."""
+    """Servers and processes; each starts when it is asked for and does not run."""
 
     def __init__(self, folder: Path, provider: str) -> None:
         self.provider = provider
@@ -173,6 +173,10 @@ class Site:
             self._people[name] = self.signed_in(name, web)
         return self._people[name]
 
+    def forget(self, person: Person) -> None:
+        """Let the person sign in anew when they come back."""
+        self._people = {name: known for name, known in self._people.items() if known != person}
+
     def signed_in(self, name: str, web: Web) -> Person:
         """The person in a new session of their own."""
         return Person(web.url, f"{name}@parley.example", self._passwords[name])
@@ -201,7 +205,7 @@ class Site:
         os.kill(self.postgres.child.pid, signal.SIGKILL)
         assert self.postgres.child.wait(10)
 
-    # --- what is true ------------------------------------------------------------------------------
+    # --- what is true ---------------------------------------------------------------------------
 
     def query(self, statement: str, *values: object) -> list[tuple]:
         with psycopg.connect(self.postgres.url(), autocommit=True) as connection:
@@ -256,4 +260,5 @@ def long_question(
 
 
 def controlled_question(reply: str = "", **control: object) -> Question:
+    """Ask for what the simulator's `control` says; `reply` is what it leads to."""
     return Question(f"Question {uuid.uuid4().hex[:8]}\n{sim(**control)}", reply)

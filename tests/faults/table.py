@@ -8,6 +8,7 @@ that stands in the file, so the file stays true.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,14 @@ class Seen:
         notice = f" {page.notice()}" if page.notice() else ""
         return cls(fault, str(status), f"{_how_much(row, question)}.{notice}", _state(row))
 
+    @classmethod
+    def of_socket(cls, fault: str, code: int) -> "Seen":
+        """Say what the page tells of a socket that was closed with this code."""
+        source = (ROOT / "static" / "js" / "chat.js").read_text(encoding="utf-8")
+        found = re.search(rf'^  {code}: \["(.*?)", "(.*?)"\],$', source, re.MULTILINE)
+        assert found, f"chat.js has no words for {code}"
+        return cls(fault, f"socket {code}", f"{found[1]} {found[2]}", "–")
+
     def line(self) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in astuple(self)) + " |"
 
@@ -104,7 +113,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "seen.jsonl"
         command = [sys.executable, "-m", "pytest", "tests/faults", "-q", *sys.argv[1:]]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, RECORD: str(record)})
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, env={**os.environ, RECORD: str(record)}
+        )
         lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
     if done.returncode:
         return done.returncode

@@ -108,6 +108,7 @@ async def test_leaving_the_stream_cancels_upstream(simulator):
     async with contextlib.aclosing(provider.stream(messages, model="m")) as pieces:
         async for _ in pieces:
             break
+    await provider.close()
 
     for _ in range(100):
         (request,) = recorded_requests(simulator)

@@ -1,0 +1,59 @@
+"""Redis is killed, loses what it knew, or stays away: a reply does not depend on it."""
+
+import time
+
+import pytest
+
+from tests.faults.page import wait_until
+from tests.faults.site import long_question
+from tests.faults.table import fault
+
+pytestmark = pytest.mark.faults
+
+RESTARTED = fault("Redis is killed (SIGKILL) and started again in mid-reply")
+EMPTIED = fault("Redis loses all its data in mid-reply")
+AWAY = fault("Redis is away for 8 s in mid-reply")
+ASKED_WITHOUT = fault("A question is asked while Redis is away")
+
+
+@pytest.mark.parametrize(
+    ("name", "lose_data"), [(RESTARTED, False), (EMPTIED, True)], ids=["restarted", "emptied"]
+)
+def test_reply_goes_on(site, told, agree, next_turn_works, name, lose_data):
+    question = long_question()
+    page = site.page(site.web())
+    status = page.ask(question.text)
+    page.wait_for_words(40)
+    site.kill_redis(lose_data=lose_data)
+    site.redis.start()
+    late = site.page(site.web(), page.conversation)
+    for tab in (page, late):
+        tab.wait_for_end()
+        assert agree(tab).text == question.reply
+        assert tab.closes == []
+    told(name, status, page, site.row(page.conversation), question)
+    next_turn_works(page)
+
+
+def test_pages_and_questions_go_on_without_redis(site, told, agree, next_turn_works):
+    first, second = long_question(tokens=700), long_question(tokens=100)
+    page, waiting = site.page(site.web()), site.page(site.web())
+    status = page.ask(first.text)
+    page.wait_for_words(40)
+    site.kill_redis()
+    away_since = time.monotonic()
+    words = len(page.text().split())
+    status_without = waiting.ask(second.text)
+    fresh = page.reloaded()
+    assert fresh.text()
+    wait_until(lambda: len(page.text().split()) > words + 20, "the text goes on without Redis")
+    time.sleep(max(0.0, 8 - (time.monotonic() - away_since)))
+    site.redis.start()
+    for tab, question in ((page, first), (waiting, second)):
+        tab.wait_for_end()
+        assert agree(tab).text == question.reply
+        assert tab.closes == []
+    told(AWAY, status, page, site.row(page.conversation), first)
+    told(ASKED_WITHOUT, status_without, waiting, site.row(waiting.conversation), second)
+    next_turn_works(page)
+    next_turn_works(waiting)
