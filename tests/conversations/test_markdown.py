@@ -254,7 +254,7 @@ def test_unknown_languages_are_named_as_written_and_none_is_text() -> None:
 
 def test_tables_scroll_have_a_name_and_right_aligned_figures() -> None:
     html = render("| Invoice | *Amount* | |\n|---|--:|:-:|\n| 1 | 2 | 3 |")
-    start = '<div class="scroll" tabindex="0" role="region" aria-label="Table: Invoice, Amount">'
+    start = '<div class="scroll" tabindex="0" role="group" aria-label="Table: Invoice, Amount">'
     assert html.startswith(start + "<table>")
     assert '<th scope="col" class="num"><em>Amount</em></th>' in html
     assert '<td class="num">2</td>\n<td>3</td>' in html

@@ -125,7 +125,9 @@ def test_older_conversations_are_one_link_away(olive, olive_client):
     assert older.content.decode().count("New conversation") >= 5
 
 
-@pytest.mark.parametrize("query", ["before=nonsense", "list=nonsense", f"before={uuid.UUID(int=7)}"])
+@pytest.mark.parametrize(
+    "query", ["before=nonsense", "list=nonsense", f"before={uuid.UUID(int=7)}"]
+)
 def test_a_senseless_address_shows_the_newest(finished, olive_client, query):
     url = finished().conversation.get_absolute_url()
     assert olive_client.get(f"{url}?{query}").status_code == 200

@@ -189,7 +189,7 @@ def test_thinking_comes_before_the_reply(client):
 
 async def test_work_stops_when_the_client_goes_away(answers):
     """Run the application itself: a client that left is told by receive()."""
-    from chatbot.local.demo_provider import DemoProvider  # noqa: PLC0415
+    from chatbot.local.demo_provider import DemoProvider
 
     sent, inbox = (
         [],
