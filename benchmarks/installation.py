@@ -22,6 +22,7 @@ from chatbot.local.children import Child
 from chatbot.local.environment import ROOT, application_environment
 from chatbot.local.folder import DataFolder
 from chatbot.local.servers import Servers, servers
+from chatbot.local.up import listen
 
 READY_SECONDS = 60.0
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "CHROMIUM")
@@ -70,7 +71,7 @@ def installation(reply: str) -> Iterator[Installation]:
             subprocess.run(manage, cwd=ROOT, env=env, check=True)
         metrics = data / "run" / "metrics"
         metrics.mkdir()
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=2048))
+        listener = stack.enter_context(listen("127.0.0.1", 0))
         web = _web(env | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, data, listener, web_core)
         stack.callback(web.stop, 30)
         web.start()

@@ -347,14 +347,17 @@ class Bench:
             *("sustained", "in 100 ms", "CPU web", "Redis", "PG", "core", "waited"),
             *("frames/s", "resent", "B/token raw", "packed", "text raw", "packed"),
         ]
-        note = (
-            f"{self._plan.tokens} tokens a reply. First token and latency in ms; CPU in seconds"
-            " for 1,000 tokens, questions included; core: share of its core that the web process"
-            " used; waited: share of the time in which it waited for that core; frames/s of one"
-            " stream; resent: threads that had to be sent again as a whole; bytes on the socket for a"
-            " token, as sent and compressed, first for everything, then for the frames of text alone."
-        )
+        note = f"{self._plan.tokens} tokens a reply. {_LEVEL_NOTE}"
         return Table(title, columns, [_level_row(level, floor) for level in levels], note)
+
+
+_LEVEL_NOTE = (
+    "First token (added) and latency in ms; CPU in seconds for 1,000 tokens, questions included;"
+    " core: share of its core that the web process used; waited: share of the time in which its"
+    " threads waited for that core; frames/s of one stream; resent: threads that had to be sent"
+    " again as a whole; bytes on the socket for a token, as sent and compressed, first for"
+    " everything, then for the frames of text alone."
+)
 
 
 def say(line: str) -> None:

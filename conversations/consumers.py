@@ -116,8 +116,11 @@ class ConversationConsumer(AsyncWebsocketConsumer):
         if self.cursor == Cursor(0, 0) and not await db(_may_read)(self.user, self.conversation_id):
             await self.close(NOT_FOUND)  # somebody else's conversation has begun under this id
             return
-        self.cursor = fresh[-1].cursor
-        await self._send("".join(frame.html for frame in fresh))
+        for frame in fresh:
+            # One message each: the page looks for all targets of a message before it swaps the
+            # first piece, and a frame may be meant for elements that the one before brings.
+            self.cursor = frame.cursor
+            await self._send(frame.html)
 
     async def send_snapshot(self) -> None:
         """Send the thread as the database has it, with its cursor."""

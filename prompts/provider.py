@@ -101,12 +101,11 @@ class Provider:
     ) -> AsyncGenerator[Piece, None]:
         """Ask, and yield the reply as it arrives. Raises ProviderFault."""
         library = client_library()
+        # As `extra_body`, because the library looks at each field of each message otherwise: that
+        # costs more than all the rest of a request, and grows with the conversation.
+        told = {"messages": list(messages), "stream_options": {"include_usage": True}}
         request = self._client.chat.completions.with_streaming_response.create(
-            messages=list(messages),
-            model=model,
-            stream=True,
-            stream_options={"include_usage": True},
-            **parameters,
+            messages=[], model=model, stream=True, extra_body=told | parameters
         )
         try:
             async with request as response:

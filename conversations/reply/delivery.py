@@ -61,7 +61,6 @@ class Delivery:
     def start(self, opening: str) -> None:
         """Begin with `opening`, the HTML that shows the question and the empty reply."""
         self._outbox.append(Frame(self._cursor, opening))
-        self._arrived.set()
         self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._snapshots())]
 
     def publish(self, event: TurnEvent) -> None:
@@ -131,6 +130,8 @@ class Delivery:
 
     async def _pump(self) -> None:
         try:
+            # No pause behind the opening: the first words go out as soon as they come.
+            await self._send_outbox()
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()

@@ -13,6 +13,7 @@ database, which holds the truth.
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
@@ -177,7 +178,8 @@ class Hub:
         queue: asyncio.Queue[list[Frame]] = asyncio.Queue()
         self._readers.setdefault(key, set()).add(queue)
         try:
-            await self._attach(key, after)
+            # A cursor that leads nowhere must not become the place where the loop reads for all.
+            await self._attach(key, min(after, known))
             frames = await self._past(key, after) or await self._nothing_missed(key, after, known)
             while True:
                 if fresh := _contiguous(frames, after):
@@ -215,10 +217,10 @@ class Hub:
         Raises Gap when it is not: the log or the database is further, or behind it.
         """
         newest: Any = await self._redis.xrevrange(key, count=1)
-        top = Cursor.of_entry(newest[0][0]) if newest else known
-        if top > after:  # written since we looked; what is missing shows in the numbers
+        top = Cursor.of_entry(newest[0][0]) if newest else None
+        if top and top > after:  # written since we looked; what is missing shows in the numbers
             return await self._past(key, after)
-        if max(known, top) != after:
+        if max(known, top or known) != after:
             raise Gap
         return []
 
@@ -232,6 +234,7 @@ class Hub:
     async def _read_forever(self) -> None:
         wake_position = b"0-0"
         while True:
+            asked_at = time.monotonic()
             try:
                 streams: dict[Any, Any] = {**self._positions, self._wake_key: wake_position}
                 answer = await self._blocking.xread(streams, count=500, block=BLOCK_MS)
@@ -245,8 +248,10 @@ class Hub:
                 elif key in self._readers:
                     self._positions[key] = entries[-1][0]
                     self._deliver(key, _frames(key, entries))
-            # A short pause after each read makes one delivery of what several replies wrote.
-            await asyncio.sleep(COALESCE_SECONDS)
+            # When frames come thick and fast, a short pause makes one delivery of what several
+            # replies wrote. A frame that comes after a while is never kept waiting.
+            if time.monotonic() - asked_at < COALESCE_SECONDS:
+                await asyncio.sleep(COALESCE_SECONDS)
 
     def _deliver(self, key: bytes, frames: list[Frame]) -> None:
         for queue in self._readers.get(key, ()):

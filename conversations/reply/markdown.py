@@ -459,7 +459,7 @@ _COPY = (
 _FIGURE_END = "</code></pre></figure>"
 _PRE = re.compile(r'<pre title="([^"]*)"><code>')
 _TABLE = re.compile(r'<table title="([^"]*)">')
-_TABLE_START = r'<div class="scroll" tabindex="0" role="region" aria-label="\1"><table>'
+_TABLE_START = r'<div class="scroll" tabindex="0" role="group" aria-label="\1"><table>'
 
 
 class _Renderer(RendererHTML):

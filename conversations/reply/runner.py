@@ -43,6 +43,7 @@ logger = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 2.0
 SETTLED_AFTER_SECONDS = 4.0
+LONGEST_SETTLING_SECONDS = 60.0
 DRAIN_SECONDS = 20.0
 CLOSE_PATIENCE_SECONDS = 120.0
 
@@ -239,18 +240,23 @@ class ReplyRunner:
     # --- heartbeat and reaper ----------------------------------------------------------------
 
     async def _beat_and_reap(self) -> None:
-        unbroken_since, last_beat = time.monotonic(), time.monotonic()
+        last_beat = time.monotonic()
+        settled_at = last_beat + SETTLED_AFTER_SECONDS
         while True:
             try:
                 await db(beat)(self.row)
                 now = time.monotonic()
-                if now - last_beat > SETTLED_AFTER_SECONDS:
-                    unbroken_since = now
+                if (silent := now - last_beat) > SETTLED_AFTER_SECONDS:
+                    # Pauses between tries to connect double: others may need as long again.
+                    settled_at = now + min(silent, LONGEST_SETTLING_SECONDS)
                 last_beat = now
-                if now - unbroken_since >= SETTLED_AFTER_SECONDS:
+                if now >= settled_at:
                     await self._reap()
             except DATABASE_FAULTS as error:
                 logger.warning("heartbeat_failed", error=type(error).__name__)
+            except Exception:
+                # One row that can't be shown must not stop the heart of all the others.
+                logger.exception("reaping_failed")
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _reap(self) -> None:

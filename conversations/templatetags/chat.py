@@ -37,7 +37,7 @@ def notice(reply: Message) -> dict[str, str] | None:
         action = "Continue" if reply.content_sealed else "Try again"
     return {
         "headline": sentence.headline,
-        "rest": sentence.rest,
+        "rest": sentence.rest if reply.content_sealed else sentence.without_text or sentence.rest,
         "tone": sentence.tone,
         "action": action,
     }

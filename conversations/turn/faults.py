@@ -5,14 +5,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """`tone` is the notice's: plain, caution (waiting or a click mends it) or danger."""
+    """`tone` is the notice's: plain, caution (waiting or a click mends it) or danger.
+
+    `without_text` takes the place of `rest` when the reply ended before its first word.
+    """
 
     headline: str
     rest: str
     tone: str = "caution"
+    without_text: str = ""
 
 
 _KEPT = "Your question is saved."
+_AGAIN = f"{_KEPT} Try again."
 
 FAULTS = {
     "unreachable": Sentence(
@@ -21,11 +26,14 @@ FAULTS = {
     ),
     "timeout": Sentence("The provider took too long.", f"{_KEPT} Try again in a moment."),
     "stalled": Sentence(
-        "The provider fell silent.", "The text so far is kept. Continue lets it go on from there."
+        "The provider fell silent.",
+        "The text so far is kept. Continue lets it go on from there.",
+        without_text=_AGAIN,
     ),
     "cut": Sentence(
         "The connection to the provider broke.",
         "The text so far is kept. Continue lets it go on from there.",
+        without_text=_AGAIN,
     ),
     "busy": Sentence("The provider is busy.", f"{_KEPT} Wait a minute, then try again."),
     "failing": Sentence(
@@ -53,14 +61,23 @@ FAULTS = {
         "plain",
     ),
     "process_died": Sentence(
-        "Interrupted: the server stopped unexpectedly.", "The text so far is kept."
+        "Interrupted: the server stopped unexpectedly.",
+        "The text so far is kept.",
+        without_text=_AGAIN,
     ),
-    "restarted": Sentence("Interrupted: the server restarted.", "The text so far is kept."),
+    "restarted": Sentence(
+        "Interrupted: the server restarted.", "The text so far is kept.", without_text=_AGAIN
+    ),
     "internal": Sentence(
         "Something went wrong on our side.", f"{_KEPT} It has been reported. Try again."
     ),
 }
-STOPPED = Sentence("Stopped.", "You ended this reply. The text so far is kept.", "plain")
+STOPPED = Sentence(
+    "Stopped.",
+    "You ended this reply. The text so far is kept.",
+    "plain",
+    without_text="You ended this reply before its first word.",
+)
 CUT_BY_LENGTH = Sentence(
     "The reply reached its length limit.", "Continue lets it go on from there.", "plain"
 )

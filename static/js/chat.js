@@ -149,6 +149,13 @@ function sendOver(event) {
   keepDraft();
 }
 
+/* Send and Stop share one place: the second half of a double click would stop what the first sent. */
+function onceEach(event) {
+  if (event.detail < 2 || !event.target.closest("#act")) return;
+  event.preventDefault();
+  event.stopPropagation();
+}
+
 function grow() {
   if (CSS.supports("field-sizing", "content")) return;
   ask.rows = Math.min(12, ask.value.split("\n").length + Math.floor(ask.value.length / 90));
@@ -230,6 +237,7 @@ document.addEventListener("htmx:after:request", afterSend);
 document.addEventListener("htmx:error", sendFailed);
 document.addEventListener("htmx:finally:request", sendOver);
 document.addEventListener("htmx:after:swap", changed);
+document.addEventListener("click", onceEach, { capture: true });
 document.addEventListener("click", clicked);
 addEventListener("scroll", scrolled, { passive: true });
 ask.addEventListener("input", () => { keepDraft(); grow(); });
@@ -239,6 +247,7 @@ grow();
 localTimes();
 tick();
 setInterval(tick, 1000);
+htmx.config.history = "reload"; /* what stands above belongs to one page: another is loaded whole */
 history.scrollRestoration = "manual"; /* a conversation opens at its end, also after a reload */
 if (thread.querySelector(".turn")) toEnd();
 if (matchMedia("(pointer: fine)").matches) ask.focus({ preventScroll: true });

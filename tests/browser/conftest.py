@@ -14,16 +14,29 @@ from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from accounts.models import User
-from conversations.models import Conversation
+from conversations.models import Conversation, Message
+from prompts.publishing import live_version
 from tests.browser.chat import Chat
 from tests.conftest import LiveServer, chromium_path
 
 PATIENCE_MS = 15_000
 expect.set_options(timeout=PATIENCE_MS)
 
+LONG_WORD = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft"
+SAID = [
+    ("Show me code.", "Some `code` first:\n\n```python\n" + "print('a line') # " * 12 + "\n```\n"),
+    (
+        f"{LONG_WORD}\n\nA table, please.",
+        f"## A heading\n\n| {' | '.join('abcdefgh')} |\n|{' --- |' * 7} ---: |\n"
+        + f"| {' | '.join(['some words'] * 7)} | 1,234 |\n" * 3
+        + f"\n> Quoted\n\n1. One\n   - {LONG_WORD}\n2. Two\n\n[A link](https://example.org/)\n\n---\n",
+    ),
+    ("And the rest?", "This one broke"),
+]  # fmt: skip
 REPORT_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) => {
-  reportTrouble(`CSP: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
+  const { violatedDirective, blockedURI, sample } = event;
+  if (!window.isExamined) reportTrouble(`CSP: ${violatedDirective} ${blockedURI} ${sample}`);
 });
 """
 
@@ -66,7 +79,6 @@ def _watch(context: BrowserContext, trouble: list[str]) -> None:
     context.add_init_script(REPORT_VIOLATIONS)
     context.on("weberror", lambda error: report(str(error.error)))
     context.on("dialog", lambda dialog: (report(f"dialog: {dialog.message}"), dialog.dismiss()))
-    context.on("console", lambda said: "Security Policy" in said.text and report(said.text))
 
 
 def session_cookie(user: User) -> dict[str, str]:
@@ -102,3 +114,28 @@ def second_tab(chat: Chat) -> Callable[[], Chat]:
         return Chat(chat.page.context.new_page()).open(address)
 
     return tab
+
+
+@pytest.fixture
+def everything(olive: User) -> Conversation:
+    """A conversation that shows all a thread can hold; its last reply broke off."""
+    conversation = Conversation.objects.create(owner=olive)
+    conversation.title = "A title that is long enough to be cut where there is little room for it"
+    parent = None
+    for number, (question, reply) in enumerate(SAID, start=1):
+        asked = Message(conversation=conversation, parent=parent, role="user", state="said")
+        asked.content = question
+        told = Message(
+            conversation=conversation, parent=asked, role="assistant", state="completed",
+            prompt_version=live_version(), model="simulated", fence=number,
+            tokens_in=1_234_567, tokens_out=42, duration_ms=3210,
+        )  # fmt: skip
+        told.content = reply
+        asked.save()
+        told.save()
+        parent = told
+    told.thinking, told.state, told.fault = "First this, then that. " * 9, "failed", "cut"
+    told.save()
+    conversation.leaf, conversation.fence = told, told.fence
+    conversation.save()
+    return conversation

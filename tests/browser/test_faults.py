@@ -13,21 +13,16 @@ pytestmark = pytest.mark.browser
 
 WELL = "All is well again."
 BEFORE = {
-    "error": (dict(status=500), "The provider reported an error of its own."),
-    "busy": (dict(status=429, retry_after=1), "The provider is busy."),
-    "key": (dict(status=401), "The provider refuses our key."),
-    "too long": (dict(status=400), "The provider did not accept the request."),
-    "page": (dict(html=True), "The provider sent something unreadable."),
-    "garbage": (dict(garbage_after=0), "The provider sent something unreadable."),
-    "empty": (dict(empty=True), "The provider sent an empty reply."),
-    "no answer": (dict(reset_after=-1), "The provider does not answer."),
+    "error": ({"status": 500}, "The provider reported an error of its own."),
+    "busy": ({"status": 429, "retry_after": 1}, "The provider is busy."),
+    "garbage": ({"garbage_after": 0}, "The provider sent something unreadable."),
+    "empty": ({"empty": True}, "The provider sent an empty reply."),
+    "no answer": ({"reset_after": -1}, "The provider does not answer."),
 }
 IN_THE_MIDDLE = {
-    "reset": (dict(reset_after=8), "The connection to the provider broke."),
-    "end": (dict(end_after=8), "The connection to the provider broke."),
-    "stall": (dict(stall_after=8), "The provider fell silent."),
-    "error": (dict(error_event_after=8), "The provider reported an error of its own."),
-    "garbage": (dict(garbage_after=8), "The provider sent something unreadable."),
+    "reset": ({"reset_after": 8}, "The connection to the provider broke."),
+    "stall": ({"stall_after": 8}, "The provider fell silent."),
+    "garbage": ({"garbage_after": 8}, "The provider sent something unreadable."),
 }
 
 

@@ -46,6 +46,8 @@ def test_the_conversation_goes_on_and_back_leads_to_the_first_screen(chat: Chat)
     expect(chat.page.get_by_text("What are you working on?")).to_be_visible()
     chat.page.go_forward()
     expect(chat.questions).to_have_text(["One", "Two"])
+    chat.ask("Three")
+    chat.expect_finished(replies=3)
 
 
 def test_demo_replies_are_labelled_and_a_starter_fills_the_field(chat_of, olive, settings):

@@ -35,21 +35,27 @@ x
 TITLE = "<img src=x onerror=alert(1)><hx-partial hx-target='#thread'>"
 
 
-def test_hostile_questions_replies_and_titles_stay_text(chat: Chat):
+def test_hostile_questions_and_replies_stay_text(chat: Chat):
     asked = _requests_of(chat.page)
-    told = sim(
-        text=HOSTILE, chunk_characters=3, tokens_per_second=600, title={"text": TITLE}, reasoning=5
-    )
-    chat.ask(HOSTILE + "\n" + told)
+    chat.ask(HOSTILE + "\n" + sim(text=HOSTILE, chunk_characters=3, tokens_per_second=600))
     chat.expect_finished()
-    expect(chat.title).to_have_text(TITLE)
-    expect(chat.questions).to_contain_text("<script>fetch('/evil?script')</script>")
-    expect(chat.prose).to_contain_text('<hx-partial hx-target="#thread" hx-swap="innerHTML">taken')
-    _expect_harmless(chat, asked)
-    chat.page.reload()
-    expect(chat.page).to_have_title(f"{TITLE} · Parley")
-    expect(chat.prose).to_contain_text('<hx-partial hx-target="#thread" hx-swap="innerHTML">taken')
-    _expect_harmless(chat, asked)
+    for _ in ("streamed", "reloaded"):
+        expect(chat.questions).to_contain_text("<script>fetch('/evil?script')</script>")
+        expect(chat.prose).to_contain_text('<hx-partial hx-target="#thread" hx-swap="innerHTML">')
+        _expect_harmless(chat, asked)
+        chat.page.reload()
+
+
+def test_a_hostile_title_stays_text(chat: Chat):
+    asked = _requests_of(chat.page)
+    chat.ask("Name this.\n" + sim(title={"text": TITLE}))
+    listed = chat.page.locator("#sidebar [aria-current=page]")
+    for _ in ("streamed", "reloaded"):
+        expect(chat.title).to_have_text(TITLE)
+        expect(listed).to_have_text(TITLE)
+        expect(chat.page).to_have_title(f"{TITLE} · Parley")
+        _expect_harmless(chat, asked)
+        chat.page.reload()
 
 
 def _requests_of(page: Page) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from benchmarks.provider_simulator import forget_requests, recorded_requests, sample, sim
 from conversations.reply.markdown import render
@@ -55,13 +55,26 @@ def expect_whole_and_exact(chat: Chat, source: str) -> None:
     assert streamed == fresh.prose.inner_html() == chat.as_parsed(render(stored))
 
 
-@pytest.mark.parametrize("kind", ["markdown", "unicode", "code"])
+@pytest.mark.parametrize("kind", ["markdown", "unicode"])
 def test_what_was_streamed_is_what_a_fresh_page_shows(chat: Chat, kind: str):
     control = sim(text=None, kind=kind, tokens=240, tokens_per_second=240, split=7)
     chat.ask(control)
     chat.expect_writing()
     chat.expect_finished()
     expect_whole_and_exact(chat, "".join(sample(kind, 240)))
+
+
+def test_the_line_opens_although_a_script_comes_late(new_context, olive):
+    page = new_context(olive).new_page()
+
+    def deliver_late(route: Route) -> None:
+        page.evaluate("new Promise((done) => setTimeout(done, 100))")
+        route.continue_()
+
+    page.route("**/hx-ws.*", deliver_late)
+    chat = Chat(page).open()
+    chat.ask("Hello")
+    chat.expect_finished()
 
 
 def test_a_reload_in_mid_reply_goes_on_at_the_exact_character(chat: Chat):
@@ -152,10 +165,10 @@ def test_thinking_is_closed_until_somebody_opens_it_and_stays_as_it_was_left(cha
     assert thinking.get_attribute("open") is None
     expect(chat.prose).to_be_empty()
     thinking.locator("summary").click()
-    expect(thinking.get_by_role("region", name="Thinking")).to_contain_text("no opinion")
+    expect(thinking.get_by_role("group", name="Thinking")).to_contain_text("no opinion")
     chat.expect_finished()
     assert thinking.get_attribute("open") is not None
-    expect(thinking.get_by_role("region")).to_have_text("".join(sample("prose", 60)).strip())
+    expect(thinking.get_by_role("group")).to_have_text("".join(sample("prose", 60)).strip())
     chat.page.reload()
     assert thinking.get_attribute("open") is None
 

@@ -64,6 +64,6 @@ def test_the_sidebar_and_thinking_open(chat_of, olive: User):
     plain = chat_of(olive, java_script_enabled=False, viewport=narrow)
     send(plain, sim(reasoning=20))
     plain.page.get_by_text("Thinking", exact=True).click()
-    expect(plain.page.get_by_role("region", name="Thinking")).to_be_visible()
+    expect(plain.page.get_by_role("group", name="Thinking")).to_be_visible()
     plain.page.get_by_role("button", name="Conversations").click()
     expect(plain.page.get_by_role("link", name="New conversation").first).to_be_visible()

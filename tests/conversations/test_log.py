@@ -91,9 +91,7 @@ def test_what_is_no_cursor_is_refused(text):
     assert Cursor.parse(str(cursor)) == cursor
 
 
-@pytest.mark.parametrize(
-    "text", ["", ":", "1:", ":1", "-1:0", "1:2:3", "٣:1", "1:" + "9" * 19]
-)
+@pytest.mark.parametrize("text", ["", ":", "1:", ":1", "-1:0", "1:2:3", "٣:1", "1:" + "9" * 19])
 def test_malformed_cursors_are_refused(text):
     with pytest.raises(ValueError, match="not a cursor"):
         Cursor.parse(text)
@@ -203,12 +201,24 @@ async def test_a_database_ahead_of_the_log_is_no_gap(log, hub, talk):
     assert await reading == frames(1, 5)
 
 
-async def test_a_cursor_that_leads_nowhere_does_not_hold_up_other_readers(log, hub, talk):
+async def test_a_cursor_that_leads_nowhere_does_not_hold_up_other_readers(
+    log, hub, talk, redis, monkeypatch
+):
     await append(log, talk, *frames(1, 0))
+    newest, both_attached = redis.xrevrange, asyncio.Event()
+
+    async def held(*given, **named):
+        await both_attached.wait()
+        return await newest(*given, **named)
+
+    monkeypatch.setattr(redis, "xrevrange", held)
     lost = asyncio.create_task(read(hub, talk, 1, Cursor(99, 0), known=Cursor(1, 0)))
     reading = asyncio.create_task(read(hub, talk, 1, Cursor(1, 0)))
+    await asyncio.sleep(0.05)
+    both_attached.set()
     with pytest.raises(Gap):
         await lost
+    await asyncio.sleep(0.05)
     await append(log, talk, *frames(1, 1))
     assert await reading == frames(1, 1)
 

@@ -27,18 +27,25 @@ class Element:
                 yield from child.walk()
 
     def all(self, selector: str) -> "list[Element]":
-        """Return the elements for `#id`, `.class` or `tag`, in the page's order."""
-        return [element for element in self.walk() if element.fits(selector)]
+        """Return what a selector means, in the page's order; ` ` goes from one to what it holds."""
+        outer, _, inner = selector.rpartition(" ")
+        holders = self.all(outer) if outer else [self]
+        return [element for holder in holders for element in holder.walk() if element.fits(inner)]
 
     def first(self, selector: str) -> "Element | None":
         return next(iter(self.all(selector)), None)
 
     def fits(self, selector: str) -> bool:
-        if selector.startswith("#"):
-            return self.attributes.get("id") == selector[1:]
-        if selector.startswith("."):
-            return selector[1:] in self.attributes.get("class", "").split()
-        return self.tag == selector
+        """Whether `#id`, `.class` or `tag` means this element, each perhaps with
+        `:not(:has(#id))` behind it."""
+        plain, _, absent = selector.removesuffix("))").partition(":not(:has(")
+        if absent and self.first(absent):
+            return False
+        if plain.startswith("#"):
+            return self.attributes.get("id") == plain[1:]
+        if plain.startswith("."):
+            return plain[1:] in self.attributes.get("class", "").split()
+        return self.tag == plain
 
     def text(self) -> str:
         parts = (child if isinstance(child, str) else child.text() for child in self.children)
@@ -142,12 +149,16 @@ class Document:
         return f"{self.seen[0]}:{self.seen[1]}"
 
     def apply(self, html: str) -> None:
-        """Apply the pieces of a frame or of an answer."""
-        for piece in parsed(html).children:
-            if isinstance(piece, Element) and piece.tag == "hx-partial":
-                target = self.root.first(piece.attributes["hx-target"])
-                if target is not None:
-                    _swap(target, piece.attributes["hx-swap"], piece)
+        """Apply the pieces of a frame or of an answer.
+
+        As in htmx all targets are looked up before the first piece is applied, so that no piece
+        finds what another of the same message brings.
+        """
+        pieces = parsed(html).all("hx-partial")
+        targets = [self.root.first(piece.attributes["hx-target"]) for piece in pieces]
+        for piece, target in zip(pieces, targets, strict=True):
+            if target is not None:
+                _swap(target, piece.attributes["hx-swap"], piece)
 
     # --- what a person sees ----------------------------------------------------------------------
 
@@ -202,20 +213,27 @@ def _swap(target: Element, how: str, piece: Element) -> None:
         _keep_marked(piece, target)
     if how in {"innerHTML", "innerMorph"}:
         target.adopt(piece.children)
-        return
-    if how == "beforeend":
+    elif how == "outerMorph":
+        [new] = (child for child in piece.children if isinstance(child, Element))
+        target.attributes = new.attributes
+        target.adopt(new.children)
+    elif how == "beforeend":
         target.adopt([*target.children, *piece.children])
-        return
-    assert target.parent is not None
-    around = target.parent.children
-    at = around.index(target)
+    elif target.parent is not None:  # else it was replaced by a piece before
+        _swap_beside(target, how, piece)
+
+
+def _swap_beside(target: Element, how: str, piece: Element) -> None:
+    parent = target.parent
+    assert parent is not None
+    at = parent.children.index(target)
     match how:
         case "beforebegin":
-            around[at:at] = piece.children
-        case "outerHTML" | "outerMorph":
-            around[at : at + 1] = piece.children
+            new: list[Element | str] = [*piece.children, target]
+        case "outerHTML":
+            new, target.parent = piece.children, None
         case "delete":
-            del around[at]
+            new, target.parent = [], None
         case _:
             raise AssertionError(f"hx-swap={how} is not known here")
-    target.parent.adopt(around)
+    parent.adopt([*parent.children[:at], *new, *parent.children[at + 1 :]])

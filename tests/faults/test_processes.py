@@ -16,7 +16,7 @@ CONTINUED = fault("… and Continue is pressed")
 FOLLOWED = fault("Two web processes: a reply on one is followed through the other")
 STOPPED = fault("Two web processes: a reply on one is stopped through the other")
 KILLED_BESIDE = fault("Two web processes: the one that writes the reply is killed (SIGKILL)")
-PAUSED = fault("A web process is paused for 9 s (SIGSTOP) and goes on")
+PAUSED = fault("A web process is paused (SIGSTOP) until another takes it for dead, and goes on")
 DRAINED = fault("A web process is stopped (SIGTERM); the reply ends within the drain time")
 CUT_SHORT = fault("A web process is stopped (SIGTERM); the reply would take longer")
 
@@ -48,7 +48,7 @@ def test_killed_process_leaves_the_text_so_far_and_continue(site, told, agree, n
 
 
 def test_reply_is_followed_through_another_process(site, told, agree, next_turn_works):
-    question, other_web = long_question(tokens=300), site.web("b")
+    question, other_web = long_question(tokens_per_second=80), site.web("b")
     page = site.page(site.web("a"))
     status = page.ask(question.text)
     page.wait_for_words(10)
@@ -122,7 +122,7 @@ def test_frames_and_end_of_a_paused_process_change_nothing(site, told, agree, ne
 
 
 def test_stop_in_good_order_lets_a_short_rest_end(site, told, agree, next_turn_works):
-    web, question = site.only(), long_question(tokens=120)
+    web, question = site.web(), long_question(tokens=120)
     page = site.page(web)
     status = page.ask(question.text)
     page.wait_for_words(20)

@@ -7,7 +7,6 @@ import pytest
 from websockets.asyncio.client import connect as connect_many
 from websockets.exceptions import ConnectionClosed
 
-from tests.faults.document import Document
 from tests.faults.page import open_socket, wait_until, with_cursor
 from tests.faults.site import SHORT_REPLY, controlled_question, long_question
 from tests.faults.table import Seen, fault, take_note
@@ -97,29 +96,36 @@ def test_socket_of_a_session_that_ended_is_closed(site, talk):
 
 def test_hundred_idle_sockets_live_on_and_all_receive_the_reply(site, talk, agree):
     question = long_question(tokens=150)
-    pages = asyncio.run(_idle_then_follow(talk, question.text))
+    page = talk.reloaded()
+    received = asyncio.run(_idle_then_follow(talk, question.text))
     talk.wait_for_end()
     assert agree(talk).text == question.reply
-    assert {page.thread() for page in pages} == {talk.thread()}
-    assert {page.prose() for page in pages} == {talk.prose()}
+    assert len({tuple(messages) for messages in received}) == 1
+    for message in received[0]:
+        page.take(message)
+    assert page.prose() == talk.prose()
 
 
-async def _idle_then_follow(talk, question: str) -> list[Document]:
+async def _idle_then_follow(talk, question: str) -> list[list[str]]:
+    """Return what each socket receives of the reply to `question`, after idling for a while."""
     url = talk.base.replace("http", "ws", 1) + talk.socket_url
-    html = talk.person.http.get(f"{talk.base}/c/{talk.conversation}/").text
     headers = {"Cookie": talk.person.cookies}
     how = {"additional_headers": headers, "origin": talk.base, "ping_interval": None}
-    pages = [Document(html) for _ in range(SOCKETS)]
-    sockets = await asyncio.gather(*(connect_many(url, **how, open_timeout=30) for _ in pages))
+    sockets = await asyncio.gather(
+        *(connect_many(url, **how, open_timeout=30) for _ in range(SOCKETS))
+    )
     await asyncio.sleep(IDLE_SECONDS)
     assert all(socket.close_code is None for socket in sockets)
+    following = [asyncio.create_task(_until_end(socket)) for socket in sockets]
     assert await asyncio.to_thread(talk.ask, question) == 200
+    return await asyncio.gather(*following)
 
-    async def follow(page: Document, socket) -> None:
-        replies = talk.replies()
-        while page.replies() < replies or page.is_writing():
-            page.take(str(await asyncio.wait_for(socket.recv(), 30)))
-        await socket.close()
 
-    await asyncio.gather(*map(follow, pages, sockets))
-    return pages
+async def _until_end(socket) -> list[str]:
+    messages: list[str] = []
+    async with asyncio.timeout(60), socket:
+        async for message in socket:
+            messages.append(str(message))
+            if "Reply finished." in message:
+                break
+    return messages

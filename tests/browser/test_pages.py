@@ -1,0 +1,200 @@
+"""Every page: no finding of axe-core, no sideways scrolling, little weight, usable by keys."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from django.urls import reverse
+from playwright.sync_api import BrowserContext, Page, expect
+
+from accounts.models import User
+from benchmarks.provider_simulator import sim
+from conversations.models import Conversation
+from tests.browser.chat import Chat
+
+pytestmark = pytest.mark.browser
+
+MOST_BYTES = 120 * 1024
+MOST_REQUESTS = 12
+AXE_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+Visits = Callable[..., Iterator[tuple[str, Page]]]
+
+
+@pytest.fixture
+def visits(
+    new_context: Callable[..., BrowserContext],
+    olive: User,
+    ada: User,
+    ravi: User,
+    everything: Conversation,
+    settings,
+) -> Visits:
+    """Go through all kinds of pages, each as somebody who sees it."""
+    settings.PROVIDER_IS_DEMO = True
+    admin = "admin:{}_changelist".format
+    pages = {
+        None: [reverse("account_login"), reverse("account_reset_password")],
+        olive: ["/", everything.get_absolute_url(), reverse("account"), "/nowhere"],
+        ada: [
+            *(reverse("admin:index"), reverse(admin("accounts_user"))),
+            reverse("admin:accounts_user_change", args=[olive.pk]),
+            reverse("admin:accounts_user_add"),
+        ],
+        ravi: [reverse("admin:index"), reverse(admin("audit_entry"))],
+    }
+
+    def visit(**options) -> Iterator[tuple[str, Page]]:
+        for person, paths in pages.items():
+            page = new_context(person, **options).new_page()
+            for path in paths:
+                page.goto(path)
+                yield f"{person.name if person else 'nobody'} at {path}", page
+
+    return visit
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_axe_finds_nothing_on_any_page(visits: Visits, scheme: str, width: int):
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+    findings = {name: found for name, page in visits(**options) if (found := _findings(page))}
+    assert findings == {}
+
+
+def _findings(page: Page) -> list[str]:
+    page.evaluate("isExamined = true")  # axe itself adds a style, which the policy refuses
+    options = {"runOnly": {"type": "tag", "values": AXE_RULES}, "resultTypes": ["violations"]}
+    found = [
+        (violation["id"], node)
+        for violation in Axe().run(page, options=options).response["violations"]
+        for node in violation["nodes"]
+    ]
+    # The order of a reply's own headings is its author's.
+    said = page.locator(".prose :is(h2, h3, h4)").evaluate_all("all => all.map(e => e.outerHTML)")
+    return [
+        f"{rule}: {node['html'][:200]} {node['failureSummary']}"
+        for rule, node in found
+        if not (rule == "heading-order" and node["html"] in said)
+    ]
+
+
+def test_no_page_scrolls_sideways_on_the_narrowest_screen(visits: Visits):
+    widths = {
+        name: page.evaluate("document.scrollingElement.scrollWidth")
+        for name, page in visits(viewport={"width": 320, "height": 640})
+    }
+    assert {name: width for name, width in widths.items() if width > 320} == {}
+
+
+def test_refusals_and_a_reply_in_the_making_are_as_accessible(chat: Chat):
+    chat.ask(sim(text=None, kind="markdown", tokens=100_000, reasoning=40, tokens_per_second=300))
+    chat.expect_writing(characters=1_000)
+    chat.page.evaluate("ask.value = 'é'.repeat(40000)")
+    chat.field.press("Enter")
+    expect(chat.refusal).to_contain_text("The message is too long.")
+    chat.stop()
+    chat.expect_finished()
+    assert _findings(chat.page) == []
+
+
+def test_a_cold_chat_page_is_light(new_context, olive: User, everything: Conversation):
+    for path in ("/", everything.get_absolute_url()):
+        page = new_context(olive).new_page()
+        asked, sizes = _count_traffic(page)
+        page.goto(path)
+        expect(page.locator("#ask")).to_be_focused()
+        page.wait_for_load_state("networkidle")
+        assert len(asked) <= MOST_REQUESTS, asked
+        assert sum(sizes) <= MOST_BYTES
+        assert len(sizes) == len(asked)
+
+
+def _count_traffic(page: Page) -> tuple[list[str], list[int]]:
+    """What the page asks for, and the bytes of each answer as they travel, headers included."""
+    asked: list[str] = []
+    sizes: list[int] = []
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Network.enable")
+    devtools.on("Network.requestWillBeSent", lambda e: asked.append(e["request"]["url"]))
+    devtools.on("Network.loadingFinished", lambda e: sizes.append(int(e["encodedDataLength"])))
+    return asked, sizes
+
+
+def test_somebody_elses_conversation_is_not_there(chat_of, sam: User, everything: Conversation):
+    chat = chat_of(sam, everything)
+    expect(chat.page.get_by_role("heading", name="Nothing stands here")).to_be_visible()
+    chat.page.get_by_role("link", name="Go to your conversations").click()
+    expect(chat.field).to_be_visible()
+
+
+def test_the_tab_key_leads_through_the_page_in_order_and_shows_where_it_is(chat: Chat):
+    chat.ask("Hello")
+    chat.expect_finished()
+    _focus_first(chat.page)
+    order = [_focused(chat.page)]
+    for _ in range(6):
+        chat.page.keyboard.press("Tab")
+        order.append(_focused(chat.page))
+    assert order == [
+        *("Skip to your message", "Parley", "New conversation"),
+        "Simulated conversation",
+        "Olive",
+        chat.reply.get_by_role("button").get_attribute("aria-label"),
+        "Your message",
+    ]
+
+
+def _focus_first(page: Page) -> None:
+    """Go where the Tab key leads on a page that was just opened."""
+    page.evaluate("document.querySelector('a, button, input, [tabindex=\"0\"]').focus()")
+
+
+def _focused(page: Page) -> str:
+    """The name of what has the focus, which must show it."""
+    name, has_ring = page.evaluate(
+        """() => {
+          const at = document.activeElement, box = at.closest(".sheet") || at;
+          const rings = [at, box].map((e) => getComputedStyle(e))
+            .filter((s) => s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2);
+          const label = at.labels && at.labels[0] || at;
+          return [at.getAttribute("aria-label") || label.textContent.trim(), rings.length > 0];
+        }"""
+    )
+    assert has_ring, f"no focus ring on {name}"
+    return name
+
+
+def test_the_skip_link_leads_to_the_message(chat: Chat):
+    _focus_first(chat.page)
+    chat.page.keyboard.press("Enter")
+    expect(chat.field).to_be_focused()
+
+
+def test_the_status_region_says_when_a_reply_begins_and_ends(chat: Chat):
+    expect(chat.page.get_by_role("status")).to_have_count(1)
+    chat.ask(sim(text=None, tokens=60, tokens_per_second=60))
+    expect(chat.status).to_have_text("Reply is being written.")
+    expect(chat.status).to_have_text("Reply finished.")
+
+
+def test_on_a_phone_the_conversations_open_and_close(chat_of, olive, everything: Conversation):
+    chat = chat_of(olive, viewport={"width": 390, "height": 800})
+    sidebar = chat.page.locator("#sidebar")
+    expect(sidebar).to_be_hidden()
+    chat.page.get_by_role("button", name="Conversations").click()
+    expect(sidebar).to_be_visible()
+    chat.page.keyboard.press("Escape")
+    expect(sidebar).to_be_hidden()
+    chat.page.get_by_role("button", name="Conversations").click()
+    sidebar.get_by_role("link", name=everything.title).click()
+    expect(chat.questions).to_have_count(3)
+    expect(sidebar).to_be_hidden()
+
+
+def test_the_theme_that_somebody_chose_stays(chat_of, olive: User):
+    chat = chat_of(olive, reverse("account"))
+    chat.page.get_by_role("radio", name="Dark").check()
+    chat.page.get_by_role("button", name="Use this").click()
+    chat.open()
+    assert chat.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    ground = chat.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == "oklch(0.205 0.008 168)"
