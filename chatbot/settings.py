@@ -103,7 +103,7 @@ REDIS_PREFIX = env.str("REDIS_PREFIX", default="parley:")
 
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "chatbot.cache.TolerantRedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": f"{REDIS_PREFIX}cache",
         "OPTIONS": {"socket_timeout": 2, "socket_connect_timeout": 1},

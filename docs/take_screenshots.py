@@ -1,7 +1,7 @@
 """Take the pictures of the documentation: `make screenshots`.
 
-Starts Parley with the demo provider on data of its own, visits the main pages in Chromium, light and
-dark, on a desktop and a phone, and writes PNGs into docs/screenshots.
+Starts Parley with the demo provider on data of its own, visits the main pages in Chromium, light
+and dark, on a desktop and a phone, and writes PNGs into docs/screenshots.
 """
 
 import json
@@ -29,21 +29,22 @@ PATIENCE_MS = 60_000
 Facts = dict[str, Any]
 
 
-def main() -> int:
-    """Write all pictures. Returns the exit status."""
+def main() -> None:
+    """Write all pictures."""
     chromium = os.environ.get("CHROMIUM") or next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
     if chromium is None:
-        return 1
+        sys.exit("There is no Chromium. Install it (apt install chromium) or set CHROMIUM=/path.")
     expect.set_options(timeout=PATIENCE_MS)
     PICTURES.mkdir(exist_ok=True)
     with running_parley() as facts, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         take_all(browser, facts)
         browser.close()
-    sum(picture.stat().st_size for picture in PICTURES.glob("*.png"))
-    return 0
+    pictures = list(PICTURES.glob("*.png"))
+    total = sum(picture.stat().st_size for picture in pictures)
+    print(f"{len(pictures)} pictures, {total // 1024} KB, in docs/screenshots")  # noqa: T201
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def take_all(browser: Browser, facts: Facts) -> None:
     member = signed_in(browser, facts, "member")
     talk(member, facts["url"], ["What is Parley?"])
     broken = talk(member, facts["url"], ["fail in the middle"])
-    chat = talk(member, facts["url"], ["Show me code in SQL", "Show me a table"])
+    chat = talk(member, facts["url"], ["Show me a table", "Show me code in SQL"])
     administrator = signed_in(browser, facts, "administrator")
     take(browser, facts, "sign-in", "/account/sign-in/", None)
     take(browser, facts, "first", "/", member)
@@ -122,6 +123,7 @@ def take(browser: Browser, facts: Facts, name: str, path: str, person: Page | No
         context = browser.new_context(
             base_url=facts["url"],
             color_scheme=scheme,
+            locale="en-GB",
             viewport={"width": width, "height": height},
             is_mobile=width < 600,
             has_touch=width < 600,
@@ -130,10 +132,10 @@ def take(browser: Browser, facts: Facts, name: str, path: str, person: Page | No
         page = context.new_page()
         page.goto(path)
         if name == "chat":
-            page.locator(".turn.reply").first.scroll_into_view_if_needed()
+            page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=PICTURES / f"{name}-{scheme}-{width}.png", caret="hide")
         context.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -152,6 +152,8 @@ def _code_of(status: int) -> FaultCode:
         return "busy"
     if status in {408, 504}:
         return "timeout"
+    if status < 400:
+        return "garbled"
     return "failing" if status >= 500 else "rejected"
 
 

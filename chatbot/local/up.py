@@ -34,7 +34,8 @@ ROLES = (
 OPEN_FILES = 65_536
 READY_SECONDS = 60.0
 # uvicorn closes its sockets after 15 s at the latest; the rest is for the replies' last words.
-DRAIN_SECONDS = 25.0
+# uvicorn gives open requests 15 s, then replies have 20 s to end and 5 s to be interrupted.
+DRAIN_SECONDS = 45.0
 # No letters that look alike, because people type these.
 PASSWORD_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # noqa: S105
 

@@ -26,6 +26,7 @@ logger = structlog.get_logger(__name__)
 BASE_INTERVAL_SECONDS = 0.04
 INTERVAL_PER_REPLY_SECONDS = 0.0012
 PAUSE_SECONDS = 0.15
+FIRST_SNAPSHOT_SECONDS = 0.5
 SNAPSHOT_SECONDS = 2.0
 SNAPSHOT_CHARACTERS_PER_SECOND = 40_000
 REDIS_RETRY_SECONDS = 0.2
@@ -169,9 +170,11 @@ class Delivery:
             self._outbox.popleft()
 
     async def _snapshots(self) -> None:
+        pause = FIRST_SNAPSHOT_SECONDS
         while True:
             # A longer text is stored less often, so that the sum of all writes stays in proportion.
-            await asyncio.sleep(SNAPSHOT_SECONDS + len(self._text) / SNAPSHOT_CHARACTERS_PER_SECOND)
+            await asyncio.sleep(pause + len(self._text) / SNAPSHOT_CHARACTERS_PER_SECOND)
+            pause = SNAPSHOT_SECONDS
             self._cut(flush=True)
             progress = self._progress()
             self._arrived.set()

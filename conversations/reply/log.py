@@ -94,12 +94,12 @@ class Gap(Exception):
 
 def connect(*, blocking: bool = False) -> "aioredis.Redis":
     """Open a client. redis-py would time out a blocking read after 5 s, and refuse connections
-    beyond 100 instead of waiting; both are set right here."""
+    beyond 100 instead of waiting; both are set right here. A peer that fell silent is given up."""
     pool = aioredis.BlockingConnectionPool.from_url(
         settings.REDIS_URL,
         max_connections=2 if blocking else 16,
         timeout=None,
-        socket_timeout=None if blocking else 5,
+        socket_timeout=BLOCK_MS / 1000 + 5 if blocking else 5,
         socket_connect_timeout=2,
     )
     return aioredis.Redis.from_pool(pool)

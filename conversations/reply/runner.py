@@ -159,10 +159,8 @@ class ReplyRunner:
             until=ending,
         )
         progress = await delivery.finish()
-        if ending.done() and ending.result() == LOST:
-            logger.warning("reply_lost_to_another_process")
-            return
         if not await self._close(turn.reply, progress, ended):
+            logger.warning("reply_lost_to_another_process")
             return
         await delivery.send_last(await db(_reload)(turn.reply))
         _count(ended)

@@ -17,28 +17,19 @@ class Sentence:
 
 
 _KEPT = "Your question is saved."
-_AGAIN = f"{_KEPT} Try again."
+_AGAIN = f"{_KEPT} Try again in a moment."
+_GO_ON = "The text so far is kept. Continue lets it go on from there."
 
 FAULTS = {
     "unreachable": Sentence(
         "The provider does not answer.",
         f"{_KEPT} Try again in a moment; if it stays so, tell your administrator.",
     ),
-    "timeout": Sentence("The provider took too long.", f"{_KEPT} Try again in a moment."),
-    "stalled": Sentence(
-        "The provider fell silent.",
-        "The text so far is kept. Continue lets it go on from there.",
-        without_text=_AGAIN,
-    ),
-    "cut": Sentence(
-        "The connection to the provider broke.",
-        "The text so far is kept. Continue lets it go on from there.",
-        without_text=_AGAIN,
-    ),
+    "timeout": Sentence("The provider took too long.", _GO_ON, without_text=_AGAIN),
+    "stalled": Sentence("The provider fell silent.", _GO_ON, without_text=_AGAIN),
+    "cut": Sentence("The connection to the provider broke.", _GO_ON, without_text=_AGAIN),
     "busy": Sentence("The provider is busy.", f"{_KEPT} Wait a minute, then try again."),
-    "failing": Sentence(
-        "The provider reported an error of its own.", f"{_KEPT} Try again in a moment."
-    ),
+    "failing": Sentence("The provider reported an error of its own.", _GO_ON, without_text=_AGAIN),
     "unauthorised": Sentence(
         "The provider refuses our key.",
         f"{_KEPT} An administrator has to check the key; then try again.",
@@ -49,9 +40,7 @@ FAULTS = {
         f"{_KEPT} Often the conversation has become too long for the model: start a new one.",
         "danger",
     ),
-    "garbled": Sentence(
-        "The provider sent something unreadable.", f"{_KEPT} What arrived is kept. Try again."
-    ),
+    "garbled": Sentence("The provider sent something unreadable.", _GO_ON, without_text=_AGAIN),
     "empty": Sentence(
         "The provider sent an empty reply.", f"{_KEPT} Try again, or ask in other words."
     ),
@@ -61,15 +50,14 @@ FAULTS = {
         "plain",
     ),
     "process_died": Sentence(
-        "Interrupted: the server stopped unexpectedly.",
-        "The text so far is kept.",
-        without_text=_AGAIN,
+        "Interrupted: the server stopped unexpectedly.", _GO_ON, without_text=_AGAIN
     ),
-    "restarted": Sentence(
-        "Interrupted: the server restarted.", "The text so far is kept.", without_text=_AGAIN
-    ),
+    "restarted": Sentence("Interrupted: the server restarted.", _GO_ON, without_text=_AGAIN),
+    "lost": Sentence("Interrupted: the reply was taken over.", _GO_ON, without_text=_AGAIN),
     "internal": Sentence(
-        "Something went wrong on our side.", f"{_KEPT} It has been reported. Try again."
+        "Something went wrong on our side.",
+        "It has been reported. The text so far is kept; Continue lets it go on from there.",
+        without_text=f"{_KEPT} It has been reported. Try again.",
     ),
 }
 STOPPED = Sentence(

@@ -72,6 +72,7 @@ def snapshots(monkeypatch) -> list[Progress]:
 
     monkeypatch.setattr(module, "save_progress", save)
     monkeypatch.setattr(module, "SNAPSHOT_SECONDS", 0.03)
+    monkeypatch.setattr(module, "FIRST_SNAPSHOT_SECONDS", 0.03)
     return stored
 
 

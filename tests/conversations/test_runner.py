@@ -21,7 +21,7 @@ State = Message.State
 
 
 @pytest.fixture
-async def here(monkeypatch):
+async def here(transactional_db, monkeypatch):
     """A runner of this loop, and a way to set what its provider says."""
     made = ReplyRunner()
     await made.ready()

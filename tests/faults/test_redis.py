@@ -51,10 +51,6 @@ def test_reply_goes_on_while_redis_is_away(site, told, agree, next_turn_works):
     next_turn_works(page)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Django's cached sessions raise when the cache can't be written: every page is a 500",
-)
 def test_pages_and_questions_are_answered_without_redis(site, agree, next_turn_works):
     page, question = site.page(site.web()), long_question(tokens=60)
     site.kill_redis()

@@ -91,7 +91,7 @@ async def test_a_reset_before_the_first_byte_is_no_timeout(simulator):
 async def test_a_redirect_is_not_followed(simulator):
     with pytest.raises(ProviderFault) as fault:
         await ask(simulator, redirect=True)
-    assert fault.value.code == "rejected"
+    assert fault.value.code == "garbled"
 
 
 async def test_silence_in_the_middle_is_a_stall(simulator, monkeypatch):
