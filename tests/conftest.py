@@ -204,6 +204,9 @@ def chromium_path() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # From its first use on, Playwright's synchronous API keeps a loop running in this thread, and
+    # no other can start: what needs one comes before.
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
     if chromium_path():
         return
     if os.environ.get("CHROMIUM_REQUIRED") == "1":

@@ -33,7 +33,7 @@ CASES = [
     case("The provider answers 401", "unauthorised", status=401),
     case("The provider answers 400", "rejected", status=400),
     case("The provider answers 504", "timeout", status=504),
-    case("The provider redirects", "rejected", redirect="https://example.org/"),
+    case("The provider redirects", "garbled", redirect="https://example.org/"),
     case("The provider answers with a page of HTML", "garbled", html=True),
     case("The provider resets the connection before it answers", "unreachable", reset_after=-1),
     case("The provider resets the connection in mid-reply", "cut", text=TEXT, reset_after=8),
