@@ -476,12 +476,13 @@ class _Renderer(RendererHTML):
     def heading_open(
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
     ) -> str:
-        return f"<{_heading(tokens[idx])}>"
+        # Each turn has an h2. Whatever level a reply begins with, none is left out below it.
+        return '<h3 class="major">' if tokens[idx].tag in {"h1", "h2"} else "<h3>"
 
     def heading_close(
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
     ) -> str:
-        return f"</{_heading(tokens[idx])}>\n"
+        return "</h3>\n"
 
     def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         """Never loaded, which would tell its server who reads what: a link to it."""
@@ -522,11 +523,6 @@ class _Renderer(RendererHTML):
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
     ) -> str:
         return ""
-
-
-def _heading(token: Token) -> str:
-    """The page has the one h1, and the look knows headings down to h4."""
-    return f"h{min(int(token.tag[1]) + 1, 4)}"
 
 
 def _alignment(token: Token) -> str:
@@ -697,7 +693,7 @@ _INLINE_RULES = [
     if name not in {"normalize", "block"}
 ]
 _TEXT_TAGS = {"a", "br", "code", "em", "s", "span", "strong"}
-_BLOCK_TAGS = {"blockquote", "h2", "h3", "h4", "hr", "li", "ol", "p", "pre", "ul"}
+_BLOCK_TAGS = {"blockquote", "h3", "hr", "li", "ol", "p", "pre", "ul"}
 _TABLE_TAGS = {"table", "tbody", "td", "th", "thead", "tr"}
 _CLEANER = nh3.Cleaner(
     tags=_TEXT_TAGS | _BLOCK_TAGS | _TABLE_TAGS,
@@ -709,7 +705,12 @@ _CLEANER = nh3.Cleaner(
         "table": {"title"},
         "th": {"scope"},
     },
-    allowed_classes={"span": set(_COLOURS.values()), "td": {"num"}, "th": {"num"}},
+    allowed_classes={
+        "h3": {"major"},
+        "span": set(_COLOURS.values()),
+        "td": {"num"},
+        "th": {"num"},
+    },
     url_schemes={"http", "https", "mailto"},
     url_relative="deny",
     link_rel="noopener noreferrer nofollow",

@@ -25,7 +25,16 @@ from chatbot.database import db
 from conversations.models import Message, Runner
 from conversations.reply import fragments
 from conversations.reply.delivery import DATABASE_FAULTS, Delivery
-from conversations.reply.log import REDIS_FAULTS, Cursor, FencedOut, Frame, Hub, Log, connect
+from conversations.reply.log import (
+    REDIS_FAULTS,
+    Cursor,
+    FencedOut,
+    Frame,
+    Hub,
+    Log,
+    cancelled,
+    connect,
+)
 from conversations.turn import (
     Progress,
     Turn,
@@ -92,9 +101,7 @@ class ReplyRunner:
         """End everything: replies get `seconds`, then they are interrupted and say so."""
         self._draining = True
         await self.finish_replies(seconds)
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await cancelled(self._background)
         await close_providers()
         await self.hub.close()
         await self._redis.aclose()
@@ -164,8 +171,10 @@ class ReplyRunner:
             return
         await delivery.send_last(await db(_reload)(turn.reply))
         _count(ended)
-        if ended.outcome == Message.State.COMPLETED and not self._draining:
-            self._keep(self._give_title(turn, Cursor(turn.reply.fence, progress.cursor)))
+        if not self._draining:
+            cursor = Cursor(turn.reply.fence, progress.cursor)
+            by_model = ended.outcome == Message.State.COMPLETED
+            self._keep(self._give_title(turn, cursor, by_model=by_model))
 
     async def _close_crashed(self, reply: Message, progress: Progress) -> None:
         ended = TurnEnded(Message.State.FAILED, fault="internal")
@@ -191,8 +200,8 @@ class ReplyRunner:
                 logger.warning("close_waits", error=type(error).__name__)
                 await asyncio.sleep(0.5)
 
-    async def _give_title(self, turn: Turn, cursor: Cursor) -> None:
-        conversation = await title_if_first(turn, configured_provider())
+    async def _give_title(self, turn: Turn, cursor: Cursor, *, by_model: bool) -> None:
+        conversation = await title_if_first(turn, configured_provider() if by_model else None)
         if conversation:
             with suppress(*REDIS_FAULTS, FencedOut):  # the next page load shows it
                 html = fragments.title_changed(conversation)

@@ -16,15 +16,15 @@ _ASK = (
 )
 
 
-async def title_if_first(turn: Turn, provider: Streams) -> Conversation | None:
+async def title_if_first(turn: Turn, provider: Streams | None) -> Conversation | None:
     """Give the conversation a title if it has none; return it then, with its title.
 
-    A provider that fails leaves the first words of the question as the title.
+    Without a provider, or with one that fails, the first words of the question are the title.
     """
     told = await db(_what_was_said)(turn)
     if told is None:
         return None
-    title = await _ask_for_title(told, turn.reply.model, provider)
+    title = await _ask_for_title(told, turn.reply.model, provider) if provider else ""
     return await db(_store)(turn.conversation, title or first_words(told[0]))
 
 

@@ -129,3 +129,15 @@ async def test_the_first_reply_brings_a_title(here, begin):
 
 async def test_a_process_that_beats_is_known(here):
     assert await db(Runner.objects.filter(pk=here.row.pk).exists)()
+
+
+async def test_a_conversation_whose_first_reply_failed_is_named_after_its_question(here, begin):
+    here.says(ProviderFault("unreachable"))
+    turn = await launched(here, begin)
+    await ended(here, turn)
+    for _ in range(200):
+        await db(turn.conversation.refresh_from_db)()
+        if turn.conversation.title_sealed:
+            break
+        await asyncio.sleep(0.02)
+    assert turn.conversation.title == "Hello?"
