@@ -30,9 +30,10 @@ from accounts.access import allowed
 from accounts.models import User
 from chatbot import telemetry
 from chatbot.database import db
+from conversations.cancelling import cancelled
 from conversations.models import Conversation
 from conversations.reply.delivery import DATABASE_FAULTS
-from conversations.reply.log import REDIS_FAULTS, Cursor, Frame, Gap, cancelled
+from conversations.reply.log import REDIS_FAULTS, Cursor, Frame, Gap
 from conversations.reply.runner import runner
 from conversations.thread import empty_page, thread_of
 

@@ -15,9 +15,10 @@ import structlog
 from django.db import DatabaseError, InterfaceError
 
 from chatbot.database import db
+from conversations.cancelling import cancelled
 from conversations.models import Message
 from conversations.reply import fragments
-from conversations.reply.log import REDIS_FAULTS, Cursor, FencedOut, Frame, Log, cancelled
+from conversations.reply.log import REDIS_FAULTS, Cursor, FencedOut, Frame, Log
 from conversations.reply.markdown import BlockStream, Final
 from conversations.turn import Progress, TextArrived, ThinkingArrived, TurnEvent, save_progress
 

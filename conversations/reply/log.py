@@ -25,6 +25,7 @@ import structlog
 from django.conf import settings
 from redis.exceptions import RedisError, ResponseError
 
+from conversations.cancelling import cancelled
 from conversations.encryption import keyring
 
 logger = structlog.get_logger(__name__)
@@ -103,19 +104,6 @@ def connect(*, blocking: bool = False) -> "aioredis.Redis":
         socket_connect_timeout=2,
     )
     return aioredis.Redis.from_pool(pool)
-
-
-async def cancelled(tasks: Iterable["asyncio.Task[None]"]) -> None:
-    """Cancel tasks that talk to Redis and return when they have ended.
-
-    redis-py sends inside `asyncio.wait_for`, and that of Python 3.11 loses a cancellation which
-    comes at the moment the sending is done; so one may not be enough.
-    """
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.05)
 
 
 def key_of(conversation_id: object) -> str:

@@ -22,6 +22,7 @@ from uuid_utils.compat import uuid7
 
 from chatbot import telemetry
 from chatbot.database import db
+from conversations.cancelling import cancelled
 from conversations.models import Message, Runner
 from conversations.reply import fragments
 from conversations.reply.delivery import DATABASE_FAULTS, Delivery
@@ -32,7 +33,6 @@ from conversations.reply.log import (
     Frame,
     Hub,
     Log,
-    cancelled,
     connect,
 )
 from conversations.turn import (

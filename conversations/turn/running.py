@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from conversations.cancelling import cancelled
 from conversations.models import Message
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
 from prompts.provider import ChatMessage, Finished, Piece, ProviderFault, TextPiece, Usage
@@ -92,8 +93,7 @@ async def run_turn(
     either: set[asyncio.Future[Any]] = {asking, until}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not asking.done():
-        asking.cancel()
-        await asyncio.wait({asking})
+        await cancelled({asking})
         return story.end(*until.result())
     try:
         asking.result()
