@@ -35,7 +35,7 @@ from chatbot.local.completions import pieces
 from chatbot.local.environment import ROOT
 
 RATE = 50
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 90.0
 
 Control = dict[str, Any]
 """Fields of `provider_simulator.Control`."""
@@ -121,6 +121,7 @@ class Level:
     first_text: list[float] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
     last_delays: list[float] = field(default_factory=list)
+    refused: int = 0
     sustained: int = 0
     sustained_tightly: int = 0
     replies: list[ReadReply] = field(default_factory=list)
@@ -197,10 +198,18 @@ class Bench:
             reader.forget()
             asked[label] = reader
             tasks.append(asyncio.create_task(_later(at / ramp, reader, f"{label}\n{line}")))
-        await asyncio.gather(*tasks)
-        self._sent_at = {label: task.result() for label, task in zip(asked, tasks, strict=True)}
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.gather(*(reader.ended.wait() for reader in asked.values()))
+        sent_at = await asyncio.gather(*tasks)
+        self._sent_at: dict[str, float | None] = dict(zip(asked, sent_at, strict=True))
+        taken = [
+            asyncio.create_task(reader.ended.wait())
+            for label, reader in asked.items()
+            if self._sent_at[label] is not None
+        ]
+        if taken:
+            # One that has not ended by then is counted as not sustained.
+            _, late = await asyncio.wait(taken, timeout=PATIENCE_SECONDS)
+            for task in late:
+                task.cancel()
         return asked
 
     async def _level(
@@ -215,8 +224,12 @@ class Bench:
         records = recorded_requests(self._running.provider, token_times=True)
         sent = {_label(record): record["token_times"] for record in records}
         for label, reader in asked.items():
+            asked_at = self._sent_at[label]
+            if asked_at is None:
+                level.refused += 1
+                continue
             reply = read_reply(reader.received, before[reader])
-            _account(level, reply, self._sent_at[label], sent[label], ends)
+            _account(level, reply, asked_at, sent.get(label, []), ends)
         return level
 
     async def _prose_level(self, streams: int, ramp: float) -> Level:
@@ -344,7 +357,7 @@ class Bench:
     def _level_table(self, title: str, levels: list[Level], floor: float) -> Table:
         columns = [
             *("streams", "first token +p50", "+p95", "latency p50", "p95", "p99"),
-            *("sustained", "in 100 ms", "CPU web", "Redis", "PG", "core", "waited"),
+            *("refused", "sustained", "in 100 ms", "CPU web", "Redis", "PG", "core", "waited"),
             *("frames/s", "resent", "B/token raw", "packed", "text raw", "packed"),
         ]
         note = f"{self._plan.tokens} tokens a reply. {_LEVEL_NOTE}"
@@ -353,7 +366,7 @@ class Bench:
 
 _LEVEL_NOTE = (
     "First token (added) and latency in ms; CPU in seconds for 1,000 tokens, questions included;"
-    " core: share of its core that the web process used; waited: share of the time in which its"
+    " refused: prompts that were not taken; core: share of its core that the web process used; waited: share of the time in which its"
     " threads waited for that core; frames/s of one stream; resent: threads that had to be sent"
     " again as a whole; bytes on the socket for a token, as sent and compressed, first for"
     " everything, then for the frames of text alone."
@@ -369,9 +382,13 @@ def _short(tokens: int) -> Control:
     return {"text": None, "tokens": tokens}
 
 
-async def _later(seconds: float, reader: Reader, text: str) -> float:
+async def _later(seconds: float, reader: Reader, text: str) -> float | None:
+    """Ask after so many seconds; return when it was sent, or None if it was not taken."""
     await asyncio.sleep(seconds)
-    return await reader.ask(text)
+    try:
+        return await reader.ask(text)
+    except (aiohttp.ClientError, TimeoutError):
+        return None
 
 
 def _label(record: dict[str, Any]) -> str:
@@ -390,8 +407,8 @@ def _account(
     level.first_text.append(reply.first_text_at - asked_at)
     level.delays += seen
     level.last_delays += seen[-1:]
-    level.sustained += is_sustained(sent, arrived)
-    level.sustained_tightly += is_sustained(sent, arrived, lag=0.1)
+    level.sustained += bool(sent) and is_sustained(sent, arrived)
+    level.sustained_tightly += bool(sent) and is_sustained(sent, arrived, lag=0.1)
 
 
 def _ms(seconds: Sequence[float], floor: float) -> list[str]:
@@ -410,6 +427,7 @@ def _level_row(level: Level, floor: float) -> list[str]:
         str(level.streams),
         *_ms(level.first_text, floor),
         *(number(percentile(level.delays, share) * 1000, 0) for share in (0.5, 0.95, 0.99)),
+        str(level.refused),
         f"{level.sustained}/{level.streams}" if known else "–",
         f"{level.sustained_tightly}/{level.streams}" if known else "–",
         *(number(cpu / tokens * 1000, 3) for cpu in (used.web, used.redis, used.postgres)),

@@ -15,13 +15,15 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 REDIS_DATABASES = 64
 
 
 def _start_servers() -> None:
-    from chatbot.local.servers import servers
+    from chatbot.local.servers import OWNER, SUPERUSER, servers
 
     folder = Path(tempfile.mkdtemp(prefix="parley-test-"))
     stack = ExitStack()
@@ -37,6 +39,10 @@ def _start_servers() -> None:
             redis_databases=REDIS_DATABASES,
         )
     )
+    if given.postgres:
+        # What a superuser may try, the append-only table must refuse; so the tests try it.
+        with psycopg.connect(given.postgres.url(SUPERUSER)) as connection:
+            connection.execute(f"GRANT SET ON PARAMETER session_replication_role TO {OWNER}")
     os.environ.update(
         # Tests make databases, so they run as the role that owns them.
         DATABASE_URL=given.database_owner_url or given.database_url,
