@@ -78,13 +78,14 @@ def test_the_line_opens_although_a_script_comes_late(new_context, olive):
 
 
 def test_a_reload_in_mid_reply_goes_on_at_the_exact_character(chat: Chat):
-    chat.ask(MARKDOWN)
+    tokens = 1500  # long enough for three reloads on a busy machine
+    chat.ask(sim(text=None, kind="markdown", tokens=tokens, tokens_per_second=140))
     for _ in range(3):
         chat.expect_writing()
         chat.page.reload()
     chat.expect_writing()
     chat.expect_finished()
-    expect_whole_and_exact(chat, "".join(sample("markdown", TOKENS)))
+    expect_whole_and_exact(chat, "".join(sample("markdown", tokens)))
 
 
 def test_a_hidden_tab_catches_up_when_it_comes_back(new_context, olive):
