@@ -30,7 +30,8 @@ def family_cpu_seconds(pid: int) -> float:
 def waited_seconds(pid: int) -> float:
     """How long the threads of a process were ready to run and had to wait for their core.
 
-    On a core of its own next to nothing: much of it means that something else ran there.
+    They wait for one another too. Far more than in another run of the same means that something
+    else ran on that core.
     """
     total = 0
     for thread in Path(f"/proc/{pid}/task").iterdir():

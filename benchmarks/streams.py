@@ -365,11 +365,12 @@ class Bench:
 
 
 _LEVEL_NOTE = (
-    "First token (added) and latency in ms; CPU in seconds for 1,000 tokens, questions included;"
-    " refused: prompts that were not taken; core: share of its core that the web process used; waited: share of the time in which its"
-    " threads waited for that core; frames/s of one stream; resent: threads that had to be sent"
-    " again as a whole; bytes on the socket for a token, as sent and compressed, first for"
-    " everything, then for the frames of text alone."
+    "First token (added) and latency in ms; refused: prompts that were not taken; CPU in seconds"
+    " for 1,000 tokens, questions included; core: share of its core that the web process used;"
+    " waited: time its threads waited for that core, also for one another, by time of the run;"
+    " frames/s of one stream; resent: threads that had to be sent again as a whole; bytes on the"
+    " socket for a token, as sent and compressed, first for everything, then for the frames of"
+    " text alone."
 )
 
 

@@ -1,13 +1,25 @@
 """The cache, which may be away: what it holds can be had elsewhere, so nothing waits for it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
-from django.core.cache.backends.redis import RedisCache
+from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 from redis.exceptions import RedisError
 
 logger = structlog.get_logger(__name__)
+
+
+class _Client(RedisCacheClient):
+    """Keeps its connections for the process: Django makes a cache for every request's thread, and
+    connecting anew costs ten times as much as asking for a session."""
+
+    _of_process: ClassVar[dict[tuple[str, ...], dict[int, Any]]] = {}
+
+    def __init__(self, servers: list[str], *arguments: Any, **options: Any) -> None:
+        super().__init__(servers, *arguments, **options)
+        # The pools may be shared by threads, and connect anew behind a fork.
+        self._pools = self._of_process.setdefault(tuple(servers), {})
 
 
 class TolerantRedisCache(RedisCache):
@@ -16,6 +28,10 @@ class TolerantRedisCache(RedisCache):
     Sessions are then read from PostgreSQL. Limits on sign-in attempts count nothing meanwhile:
     people can go on working, and the password hash still makes guessing slow.
     """
+
+    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        super().__init__(server, params)
+        self._class = _Client
 
     def _or(self, without: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:

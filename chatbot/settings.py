@@ -59,6 +59,7 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "audit.trail.acting_as_the_signed_in",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "chatbot.one_thread.in_one_thread",
 ]
 
 ROOT_URLCONF = "chatbot.urls"

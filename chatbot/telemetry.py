@@ -107,7 +107,8 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "django", "django.server"):
+    # Not uvicorn.access: to give it a way to a handler would undo `--no-access-log`.
+    for name in ("uvicorn", "uvicorn.error", "django", "django.server"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True

@@ -76,7 +76,7 @@ async def _begin(
     request: HttpRequest, conversation_id: uuid.UUID, text: str, key: str
 ) -> tuple[Turn, str]:
     """Start the turn and its reply. Raises Refusal and Http404."""
-    user = await _asker(request)
+    user = _asker(request)
     await runner().ready()
     try:
         turn, opening = await db(_start)(conversation_id, user, text, key, runner().row.pk)
@@ -101,7 +101,7 @@ async def continue_reply(
     request: HttpRequest, conversation_id: uuid.UUID, reply_id: uuid.UUID
 ) -> HttpResponse:
     """Let a reply that ended early go on."""
-    user = await _asker(request)
+    user = _asker(request)
     await runner().ready()
     try:
         turn, opening = await db(_continue)(conversation_id, reply_id, user, runner().row.pk)
@@ -125,7 +125,7 @@ def _continue(
 @requires("conversations.chat")
 async def stop(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     """Stop the reply that is being written, wherever it is; nothing happens when there is none."""
-    user = await _asker(request)
+    user = _asker(request)
     try:
         reply = await db(request_stop)(conversation_id, by=user)
     except Conversation.DoesNotExist as error:
@@ -173,9 +173,9 @@ def _refused_page(
     return render(request, "conversations/conversation.html", context, status=status)
 
 
-async def _asker(request: HttpRequest) -> User:
+def _asker(request: HttpRequest) -> User:
     """Return who is signed in, as `requires` has made sure of."""
-    user = await request.auser()
+    user = request.user
     assert isinstance(user, User)
     return user
 

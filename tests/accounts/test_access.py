@@ -147,11 +147,8 @@ def test_view_opens_for_the_role_and_answers_403_without(client_of):
 @pytest.mark.usefixtures("views")
 async def test_asynchronous_view_is_guarded_alike(account_of, transactional_db):
     def request_of(user):
-        async def auser():
-            return user
-
         request = AsyncRequestFactory().get("/stream/")
-        request.auser = auser
+        request.user = user
         return request
 
     member = await db(account_of)("member")
