@@ -9,14 +9,12 @@ python -m benchmarks --write            and put the figures into docs/benchmarks
 import argparse
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 
-import uvloop
-
 from benchmarks import browser, startup, streams
-from benchmarks.installation import installation
-from benchmarks.people import make_people, use_installation
 from benchmarks.processes import machine
 from benchmarks.report import Table, write
 from chatbot.local.environment import ROOT
@@ -33,21 +31,27 @@ def main() -> int:
     head = f"{datetime.now(UTC):%Y-%m-%d}, `{_command()}` on {machine()}; load {_load()} before."
     print(head)
     parts: dict[str, Callable[[bool], list[Table]]] = {
-        "streams": measure_streams,
-        "browser": measure_browser,
+        "streams": streams.measure,
+        "browser": browser.measure,
         "startup": startup.measure,
     }
     tables = []
     for name, measure in parts.items():
         if name in (chosen.only or parts):
             print(f"\n{name}")
-            found = measure(chosen.quick)
+            found = _in_own_process(measure, chosen.quick)
             print("".join(table.as_text() for table in found))
             tables += found
     if chosen.write:
         write(DOCUMENT, tables, head)
         print(f"Written to {DOCUMENT}.")
     return 0
+
+
+def _in_own_process(measure: Callable[[bool], list[Table]], quick: bool) -> list[Table]:
+    """Each part has an installation of its own, and Django's settings are read once a process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(measure, quick).result()
 
 
 def _arguments() -> argparse.Namespace:
@@ -65,22 +69,6 @@ def _command() -> str:
 
 def _load() -> str:
     return Path("/proc/loadavg").read_text().split()[0]
-
-
-def measure_streams(quick: bool) -> list[Table]:
-    """Many streams at once; see `benchmarks.streams`."""
-    plan = streams.QUICK if quick else streams.FULL
-    with installation("".join(streams.prose(plan.tokens))) as running:
-        use_installation(running.env)
-        bench = streams.Bench(running, make_people(plan.readers), plan)
-        return uvloop.run(bench.measure())
-
-
-def measure_browser(quick: bool) -> list[Table]:
-    """One page in Chromium; see `benchmarks.browser`."""
-    with installation("".join(streams.prose(300))) as running:
-        use_installation(running.env)
-        return browser.measure(running, quick=quick)
 
 
 if __name__ == "__main__":

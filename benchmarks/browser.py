@@ -16,11 +16,11 @@ from typing import Any
 from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
 from benchmarks.accounting import median, percentile
-from benchmarks.installation import Installation
-from benchmarks.people import Person, make_conversation, make_people
+from benchmarks.installation import Installation, installation
+from benchmarks.people import Person, make_conversation, make_people, use_installation
 from benchmarks.provider_simulator import sim
 from benchmarks.report import Table, number
-from benchmarks.streams import say
+from benchmarks.streams import prose, say
 
 LONG_CONVERSATION = 200
 _LONG = f"{LONG_CONVERSATION} messages"
@@ -77,7 +77,14 @@ class _Watched:
     shift: float
 
 
-def measure(running: Installation, *, quick: bool) -> list[Table]:
+def measure(quick: bool) -> list[Table]:
+    """Measure one person's page, on an installation of its own."""
+    with installation("".join(prose(300))) as running:
+        use_installation(running.env)
+        return _measure(running, quick=quick)
+
+
+def _measure(running: Installation, *, quick: bool) -> list[Table]:
     """Measure one person's page; an empty table with a reason where there is no Chromium."""
     program = _chromium()
     if program is None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
+import uvloop
 
 from benchmarks.accounting import (
     ReadReply,
@@ -25,8 +26,8 @@ from benchmarks.accounting import (
     read_reply,
     token_ends,
 )
-from benchmarks.installation import Installation
-from benchmarks.people import Person, make_conversation
+from benchmarks.installation import Installation, installation
+from benchmarks.people import Person, make_conversation, make_people, use_installation
 from benchmarks.processes import cpu_seconds, family_cpu_seconds, memory, waited_seconds
 from benchmarks.provider_simulator import forget_requests, recorded_requests, sample, sim
 from benchmarks.reader import DirectReply, Reader
@@ -485,3 +486,12 @@ def _cost_table(
 
 def _pair(used: Any) -> str:
     return f"{used.rss:.0f} / {used.pss:.0f}"
+
+
+def measure(quick: bool) -> list[Table]:
+    """Measure many streams at once, on an installation of their own."""
+    plan = QUICK if quick else FULL
+    with installation("".join(prose(plan.tokens))) as running:
+        use_installation(running.env)
+        bench = Bench(running, make_people(plan.readers), plan)
+        return uvloop.run(bench.measure())
