@@ -43,7 +43,7 @@ from pygments.lexers import get_all_lexers, get_lexer_by_name
 from pygments.token import Comment, Keyword, Name, Number, Operator, String, _TokenType
 
 # One new character pays for so many characters that are parsed or sent again.
-SHARE = 16
+SHARE = 28
 # Containers open no deeper than this (a quote is one level, a list two); what is deeper stays text.
 DEEPEST_LEVEL = 12
 # A longer run of text is shown as it was written, without emphasis or links (characters).

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from django.db import transaction
+from django.db.models import Q
 
 from accounts.access import require
 from accounts.models import User
@@ -66,9 +67,8 @@ def start_turn(
     require(by, "conversations.chat")
     text = checked_question(text)
     conversation = _locked(conversation_id, by)
-    if known := _turn_of_key(conversation, key):
+    if known := _known_turn(conversation, key):
         return known
-    _require_no_open_reply(conversation)
     version = live_version()
     question = Message(
         conversation=conversation,
@@ -161,21 +161,25 @@ def _locked(conversation_id: uuid.UUID, by: User) -> Conversation:
     return conversation
 
 
-def _turn_of_key(conversation: Conversation, key: str) -> Turn | None:
-    question = conversation.messages.filter(key=key[:MAX_KEY_CHARACTERS]).first()
-    if question is None:
+def _known_turn(conversation: Conversation, key: str) -> Turn | None:
+    """Return the turn that this key made. Raises Refusal while another reply is open."""
+    if conversation.fence == 0:  # it has only just begun
         return None
-    reply = question.children.select_related("prompt_version__template").latest("created_at")
-    return Turn(conversation, question, reply, is_new=False)
-
-
-def _require_no_open_reply(conversation: Conversation) -> None:
-    if conversation.messages.filter(state=Message.State.STREAMING).exists():
+    key = key[:MAX_KEY_CHARACTERS]
+    standing = list(
+        conversation.messages.filter(Q(key=key) | Q(state=Message.State.STREAMING)).order_by()
+    )
+    for question in standing:
+        if question.key == key:
+            replies = question.children.select_related("prompt_version__template")
+            return Turn(conversation, question, replies.latest("created_at"), is_new=False)
+    if standing:
         raise Refusal(
             "reply_open",
             "A reply is still being written.",
             "Your message is kept here. Send it when the reply has ended, or stop the reply first.",
         )
+    return None
 
 
 def _claim(conversation: Conversation, reply: Message, runner_id: uuid.UUID) -> None:
