@@ -81,12 +81,6 @@ def require(user: Actor, permission: str, obj: object = None) -> None:
     raise Denied(known, reason)
 
 
-async def arequire(user: Actor, permission: str, obj: object = None) -> None:
-    """Do as `require`; the event loop is left only for a refusal, or to load roles."""
-    if (isinstance(user, User) and not user.knows_its_roles) or not allowed(user, permission, obj):
-        await db(require)(user, permission, obj)
-
-
 def _sentence(user: Actor, permission: Permission, obj: object) -> str:
     what = DESCRIPTIONS[permission]
     if isinstance(user, System) or not user.is_authenticated:

@@ -121,11 +121,6 @@ class User(AbstractBaseUser):
         loaded = self.__dict__.get("loaded_roles")
         return frozenset(self.grants.values_list("role", flat=True) if loaded is None else loaded)
 
-    @property
-    def knows_its_roles(self) -> bool:
-        """Say whether asking for roles and permissions costs no query."""
-        return "roles" in self.__dict__ or "loaded_roles" in self.__dict__
-
     def forget_roles(self) -> None:
         """Ask the database again the next time, because grants have changed."""
         for name in ("loaded_roles", "roles", "permissions"):

@@ -5,7 +5,7 @@ reply's row is written before the provider is called, so that after any crash th
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import models
@@ -128,10 +128,6 @@ class Message(models.Model):
     class Arm(models.TextChoices):
         PRODUCTION = "production"
         CANARY = "canary"
-
-    OUTCOMES: ClassVar[frozenset[str]] = frozenset(
-        {"completed", "stopped", "failed", "refused", "interrupted"}
-    )
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     conversation = models.ForeignKey(

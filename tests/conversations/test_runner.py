@@ -63,6 +63,16 @@ async def frames_of(here, turn, count: int) -> list:
     return found
 
 
+async def title_of(conversation) -> str:
+    """Wait for the title, which comes a moment after the reply."""
+    for _ in range(200):
+        await db(conversation.refresh_from_db)()
+        if conversation.title_sealed:
+            break
+        await asyncio.sleep(0.02)
+    return conversation.title
+
+
 async def test_a_reply_ends_in_its_row_and_in_the_log(here, begin):
     turn = await launched(here, begin)
     reply = await ended(here, turn)
@@ -119,12 +129,7 @@ async def test_a_crash_of_ours_closes_the_row_and_keeps_the_text(here, begin, mo
 async def test_the_first_reply_brings_a_title(here, begin):
     turn = await launched(here, begin)
     await ended(here, turn)
-    for _ in range(200):
-        await db(turn.conversation.refresh_from_db)()
-        if turn.conversation.title_sealed:
-            break
-        await asyncio.sleep(0.02)
-    assert turn.conversation.title == "Hello there"
+    assert await title_of(turn.conversation) == "Hello there"
 
 
 async def test_a_process_that_beats_is_known(here):
@@ -135,9 +140,4 @@ async def test_a_conversation_whose_first_reply_failed_is_named_after_its_questi
     here.says(ProviderFault("unreachable"))
     turn = await launched(here, begin)
     await ended(here, turn)
-    for _ in range(200):
-        await db(turn.conversation.refresh_from_db)()
-        if turn.conversation.title_sealed:
-            break
-        await asyncio.sleep(0.02)
-    assert turn.conversation.title == "Hello?"
+    assert await title_of(turn.conversation) == "Hello?"
