@@ -161,6 +161,14 @@ def to_sign_in(request: HttpRequest) -> HttpResponse:
 # --- Django's authentication -----------------------------------------------------------------
 
 
+# As `with_roles()` in a quarter of the time: this is asked with every request.
+_ACTIVE_WITH_ROLES = """
+    SELECT account.*,
+        ARRAY(SELECT role_id FROM accounts_rolegrant WHERE user_id = account.id) AS loaded_roles
+    FROM accounts_user AS account WHERE id = %s AND is_active
+"""
+
+
 class RoleBackend(BaseBackend):
     """Sign-in by email and password, and Django's permission questions from the table of roles."""
 
@@ -187,8 +195,7 @@ class RoleBackend(BaseBackend):
 
     def get_user(self, user_id: Any) -> User | None:
         """Return the active account with its roles, in one query."""
-        user: User | None = User.objects.with_roles().filter(pk=user_id, is_active=True).first()
-        return user
+        return next(iter(User.objects.raw(_ACTIVE_WITH_ROLES, [user_id])), None)
 
     def has_perm(self, user_obj: Any, perm: str, obj: Any = None) -> bool:
         """Say whether the roles imply this permission."""

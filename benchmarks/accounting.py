@@ -69,7 +69,7 @@ class ReplyOnPage:
         for target, swap, content in _PARTIAL.findall(html):
             if target == f"#open-{self.fence}":
                 self._in_open(swap, content)
-            elif target == f"#code-{self.fence}":
+            elif target.startswith(f"#open-{self.fence}>"):  # a suffix
                 self._open += visible_letters(content)
             elif target == f"#prose-{self.fence}":
                 self._closed, self._open = visible_letters(content), 0
@@ -85,8 +85,6 @@ class ReplyOnPage:
             self._closed += visible_letters(content)
         elif swap == "delete":
             self._open = 0
-        elif swap == "beforeend":
-            self._open += visible_letters(content)
         else:
             self._open = visible_letters(content)
 

@@ -1,9 +1,10 @@
 """Which version of a prompt is live."""
 
+import uuid
+from functools import lru_cache
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
 from django.utils import timezone
 
 from prompts.models import PromptTemplate, PromptVersion
@@ -21,14 +22,16 @@ class NoLiveVersion(Exception):
 
 def live_version(slug: str = GENERAL_ASSISTANT) -> PromptVersion:
     """Return the version that new replies are told. Raises NoLiveVersion."""
-    version = (
-        PromptVersion.objects.select_related("template")
-        .filter(template__slug=slug, id=F("template__live_version_id"))
-        .first()
-    )
-    if version is None:
-        raise NoLiveVersion(f"The prompt {slug} has no published version.")
-    return version
+    named = PromptTemplate.objects.filter(slug=slug).exclude(live_version=None).order_by()
+    for version_id, name in named.values_list("live_version_id", "name"):
+        return _published(version_id, name)
+    raise NoLiveVersion(f"The prompt {slug} has no published version.")
+
+
+@lru_cache(maxsize=64)
+def _published(version_id: uuid.UUID, _template_name: str) -> PromptVersion:
+    """Keep published versions at hand: they don't change, but for the name of their template."""
+    return PromptVersion.objects.select_related("template").get(pk=version_id)
 
 
 @transaction.atomic

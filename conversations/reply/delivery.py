@@ -7,6 +7,7 @@ Neither stops the reply.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +26,7 @@ from conversations.turn import Progress, TextArrived, ThinkingArrived, TurnEvent
 logger = structlog.get_logger(__name__)
 
 BASE_INTERVAL_SECONDS = 0.04
-INTERVAL_PER_REPLY_SECONDS = 0.0012
+INTERVAL_PER_REPLY_SECONDS = 0.0008
 PAUSE_SECONDS = 0.15
 FIRST_SNAPSHOT_SECONDS = 0.5
 SNAPSHOT_SECONDS = 2.0
@@ -51,7 +52,7 @@ class Delivery:
         self._reply, self._log, self._active = reply, log, active
         self._on_lost, self._on_stop = on_lost, on_stop
         self._text, self._thinking = reply.content, reply.thinking
-        self._blocks = BlockStream.resume(self._text, fragments.fence_id(reply.fence))[0]
+        self._blocks = BlockStream.resume(self._text)[0]
         self._new_text: list[str] = []
         self._new_thinking: list[str] = []
         self._cursor = Cursor(reply.fence, 0)
@@ -73,6 +74,10 @@ class Delivery:
             self._new_thinking.append(event.text)
         self._arrived.set()
 
+    async def pause(self) -> None:
+        """Wait until the next frame may go out."""
+        await asyncio.sleep(self._until_next_frame())
+
     async def finish(self) -> Progress:
         """Stop pumping and cut what is left; the last frame follows by `send_last`."""
         await self._stop_pumping()
@@ -81,10 +86,10 @@ class Delivery:
         self._cursor = self._cursor.next()
         return self._progress()
 
-    async def send_last(self, ended: Message, *, patience_seconds: float = 30.0) -> None:
-        """Send what is left and the frame that ends the reply."""
+    async def send_last(self, *, patience_seconds: float = 30.0) -> None:
+        """Send what is left and the frame that ends the reply, whose row is closed by now."""
         final = await self._final()
-        html = fragments.turn_ended(ended, final)
+        html = fragments.turn_ended(self._reply, final)
         self._outbox.append(Frame(self._cursor, html))
         # Otherwise readers learn of the end from the database.
         with suppress(TimeoutError, FencedOut):
@@ -139,8 +144,8 @@ class Delivery:
                 self._arrived.clear()
                 self._cut()
                 await self._send_outbox()
-                await asyncio.sleep(self._interval())
-                if not self._arrived.is_set():
+                await self.pause()
+                if self._blocks.holds_back and not self._arrived.is_set():
                     await self._flush_after_pause()
         except FencedOut:
             self._on_lost()
@@ -154,8 +159,12 @@ class Delivery:
         self._cut(flush=True)
         await self._send_outbox()
 
-    def _interval(self) -> float:
-        return max(BASE_INTERVAL_SECONDS, self._active() * INTERVAL_PER_REPLY_SECONDS)
+    def _until_next_frame(self) -> float:
+        """Seconds until all replies of this process may send again: what they send at the same
+        moment costs one trip to Redis and one back."""
+        interval = max(BASE_INTERVAL_SECONDS, self._active() * INTERVAL_PER_REPLY_SECONDS)
+        # A timer may go off a little early; that is not worth a frame of its own.
+        return interval - (time.monotonic() + interval / 8) % interval + interval / 8
 
     async def _send_outbox(self, *, last: bool = False) -> None:
         while self._outbox:

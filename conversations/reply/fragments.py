@@ -8,7 +8,6 @@ reply is written its elements carry its fence in their ids, which keeps frames s
     #reply-<message>   the whole reply
       #said-<fence>      everything but the time: thinking, prose, notice, evidence, tools
         #open-<fence>      the block that still grows, behind the closed ones
-          #code-<fence>      the text of an open code fence
     #after-<message>   where the next turn goes
 """
 
@@ -29,11 +28,6 @@ def partial(target: str, swap: str, html: str) -> str:
     return f'<hx-partial hx-target="{target}" hx-swap="{swap}">{html}</hx-partial>'
 
 
-def fence_id(fence: int) -> str:
-    """The id of the element that an open code fence grows in."""
-    return f"code-{fence}"
-
-
 def text_arrived(fence: int, delta: "Delta") -> str:
     """Blocks that closed go before the open one; the open one is replaced or grows by a suffix."""
     pieces = ""
@@ -42,7 +36,7 @@ def text_arrived(fence: int, delta: "Delta") -> str:
     if delta.open is not None:
         pieces += partial(f"#open-{fence}", "innerMorph", delta.open)
     if delta.suffix:
-        pieces += partial(f"#{fence_id(fence)}", "beforeend", delta.suffix)
+        pieces += partial(f"#open-{fence}{delta.into}", "beforeend", delta.suffix)
     return pieces
 
 

@@ -114,29 +114,78 @@ def _place(key: str, cursor: Cursor) -> str:
     return f"{key}/{cursor}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Addition:
+    """A frame on its way to its log."""
+
+    key: str
+    cursor: Cursor
+    sealed: bytes
+    is_last: bool
+    done: "asyncio.Future[None]"
+
+
 class Log:
-    """Appends frames to the logs of conversations."""
+    """Appends frames to the logs of conversations.
+
+    What comes while an answer of Redis is awaited goes out together, in one trip.
+    """
 
     def __init__(self, client: "aioredis.Redis") -> None:
         self._redis = client
+        self._waiting: list[_Addition] = []
+        self._sending: asyncio.Task[None] | None = None
 
     async def append(self, conversation_id: object, frame: Frame, *, last: bool = False) -> None:
         """Append one frame. Safe to repeat. Raises FencedOut, or Redis' errors."""
-        key = key_of(conversation_id)
-        sealed = keyring().seal(frame.html.encode(), _place(key, frame.cursor))
+        key, cursor = key_of(conversation_id), frame.cursor
+        sealed = keyring().seal(frame.html.encode(), _place(key, cursor))
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Addition(key, cursor, sealed, last, done))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_waiting())
         try:
-            await self._redis.xadd(
-                key, {b"f": sealed}, id=frame.cursor.entry_id, maxlen=MOST_FRAMES, approximate=True
-            )
+            await done
         except ResponseError as error:
             if "equal or smaller" not in str(error):
                 raise
-            await self._accept_if_there(key, frame.cursor)
-        if frame.cursor.number == 0:
-            # The run before stays for readers who are a little behind; what is older is not needed.
-            await self._redis.xtrim(key, minid=f"{frame.cursor.fence - 1}-0")
-        if last or frame.cursor.number == 0:
-            await self._redis.expire(key, KEPT_SECONDS if last else KEPT_WHILE_WRITTEN_SECONDS)
+            await self._accept_if_there(key, cursor)
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            additions, self._waiting = self._waiting, []
+            try:
+                answers = await self._send(additions)
+            except REDIS_FAULTS as error:
+                answers = [error] * len(additions)
+            for addition, answer in zip(additions, answers, strict=True):
+                if addition.done.done():  # its reply was interrupted meanwhile
+                    continue
+                if isinstance(answer, Exception):
+                    addition.done.set_exception(answer)
+                else:
+                    addition.done.set_result(None)
+
+    async def _send(self, additions: list[_Addition]) -> list[Any]:
+        """Send all in one trip and return Redis' answer to each frame."""
+        async with self._redis.pipeline(transaction=False) as together:
+            for one in additions:
+                together.xadd(
+                    one.key,
+                    {b"f": one.sealed},
+                    id=one.cursor.entry_id,
+                    maxlen=MOST_FRAMES,
+                    approximate=True,
+                )
+            for one in additions:
+                if one.cursor.number == 0:
+                    # The run before stays for readers who are a little behind.
+                    together.xtrim(one.key, minid=f"{one.cursor.fence - 1}-0")
+                if one.is_last or one.cursor.number == 0:
+                    kept = KEPT_SECONDS if one.is_last else KEPT_WHILE_WRITTEN_SECONDS
+                    together.expire(one.key, kept)
+            answers = await together.execute(raise_on_error=False)
+        return answers[: len(additions)]
 
     async def _accept_if_there(self, key: str, cursor: Cursor) -> None:
         """A lost answer makes us append twice: fine if the frame is in. Raises FencedOut."""

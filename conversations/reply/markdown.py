@@ -2,15 +2,17 @@
 
 `render` gives the HTML of a whole text. `BlockStream` gives the same while the text arrives: a
 block that is complete is rendered once, appended and never touched again; what comes after it is
-the open remainder, which is replaced as it grows, or, inside a code fence, grows by a suffix.
+the open remainder, which grows by suffixes where text is just text (words of a paragraph or list,
+the inside of a code fence) and is replaced where marks may mean something.
 
 What holds, whatever the chunks:
 
 - Applying every `Delta` and then `Final` leaves exactly `render(text)` on the page.
 - After `feed(..., flush=True)` the page is a function of the text alone, so a page rendered by
   `BlockStream.resume` goes on with the deltas of the stream that was flushed at the same text.
-- Work and bytes are linear. The open remainder is looked at again only after growing by a share of
-  what the last look cost, or when a line may have closed it (that, too, is paid for by new text).
+- Work and bytes are linear. The open remainder is looked at again only when there are marks to
+  show and it has grown by a share of what the last look cost, or when a line may have closed it
+  (that, too, is paid for by new text).
 - The text is hostile. Raw HTML is off in the parser, its result passes an allowlist (nh3), and only
   then the frames of code and tables, constants of ours, come around it. Nesting, long runs of text,
   wide tables and long code are bounded; beyond the bounds the text stays plain.
@@ -67,14 +69,16 @@ References = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What changed on the page: append `closed`, replace the open remainder, append `suffix`."""
+    """What changed on the page: append `closed`, replace the open remainder or let it grow."""
 
     closed: str = ""
     """HTML of the blocks that are now complete; goes before the open remainder, once."""
     open: str | None = None
     """HTML that replaces the open remainder; None leaves the one that is shown."""
     suffix: str = ""
-    """Escaped text for the end of the open code fence, the element with the stream's `fence_id`."""
+    """Escaped text for the end of the element `into`; never together with `open`."""
+    into: str = ""
+    """CSS path of that element, to be put behind a selector of the open remainder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +102,7 @@ def render(text: str) -> str:
 class BlockStream:
     """One text on its way to a page. Not for use from several threads at once."""
 
-    def __init__(self, fence_id: str) -> None:
-        """`fence_id` becomes the DOM id of the `<code>` of the open fence, where suffixes go."""
-        self._fence_id = fence_id
+    def __init__(self) -> None:
         self._intake = _Intake()
         self._closed: list[str] = []  # HTML, and beside it source and last lines (exclusive)
         self._sources: list[str] = []
@@ -111,17 +113,18 @@ class BlockStream:
         self._fence: _OpenFence | None = None
         self._kind = ""  # of the last open block: the type of its first token
         self._shown: str | None = ""  # HTML of the open remainder; None once a fence has grown it
+        self._end: _TextEnd | None = None  # where plain text grows it
         self._is_stale = False  # something that arrived is not on the page
         self._unseen = self._price = self._credit = 0  # characters; see `_is_worth_a_look`
         self._scanned, self._after_blank = 0, True  # how far `_may_close` has read
 
     @classmethod
-    def resume(cls, text: str, fence_id: str) -> tuple[Self, str, str]:
+    def resume(cls, text: str) -> tuple[Self, str, str]:
         """Return the stream after `text` with all of it shown, and the page: closed and open HTML.
 
         It goes on exactly like any other stream that was fed `text` and flushed.
         """
-        stream = cls(fence_id)
+        stream = cls()
         delta = stream.feed(text, flush=True)
         return stream, delta.closed, delta.open or ""
 
@@ -138,10 +141,24 @@ class BlockStream:
         self._fresh.append(text)
         self._unseen += len(text)
         self._credit += SHARE * len(text)
-        self._is_stale = self._is_stale or bool(text)
-        if self._is_stale and (flush or self._is_worth_a_look(text)):
-            return self._look(flush=flush)
-        return Delta()
+        suffix = into = ""
+        if self._end and not self._is_stale and self._end.takes(text):
+            suffix = self._end.grow(text)
+            into = self._end.path if suffix else ""
+        else:
+            self._is_stale = self._is_stale or bool(text)
+        waits = self._is_stale and self._is_worth_a_look(text)
+        if waits or (flush and (self._is_stale or self._unseen)):
+            delta = self._look(flush=flush)
+            if delta.open is not None:  # the suffix is in it
+                return delta
+            return Delta(delta.closed, None, suffix, into)
+        return Delta(suffix=suffix, into=into)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether something that arrived is not shown yet."""
+        return self._is_stale
 
     def finish(self) -> Final:
         """End the text and return what is left of it; the stream takes no more."""
@@ -203,7 +220,9 @@ class BlockStream:
         html = "".join(_html(block, known, is_open=True) for block in blocks)
         self._price = max(len(visible), len(html))
         self._is_stale = bool(held)
-        return Delta(closed, self._replace(html))
+        replaced = self._replace(html)
+        self._end = None if held else _TextEnd.of(html, visible)
+        return Delta(closed, replaced)
 
     def _close(self, blocks: "list[_Block]", new: References) -> "tuple[str, list[_Block]]":
         """Move the blocks that can't change any more out of the tail; return their HTML, the rest.
@@ -246,25 +265,75 @@ class BlockStream:
         return self._tail[self._tail.rfind("\n", 0, -1) + 1 :]
 
     def _replace(self, html: str) -> str | None:
-        if html == self._shown:
-            return None
-        self._shown = html
-        return html
+        shown, self._shown = self._end.html() if self._end else self._shown, html
+        return None if html == shown else html
 
     def _enter_fence(self, fence: "_OpenFence", partial: str, closed: str) -> Delta:
         """Show the fence; from here on the remainder grows by suffixes."""
-        self._fence, self._shown, self._is_stale = fence, None, False
+        self._fence, self._shown, self._end, self._is_stale = fence, None, None, False
         code = fence.code + (fence.take(partial) or "")
-        head = _figure_start(fence.label, f' id="{escape(self._fence_id)}"')
+        head = _figure_start(fence.label)
         return Delta(closed, head + escape(code, quote=False) + _FIGURE_END)
 
     def _grow_fence(self, fence: "_OpenFence", text: str, *, flush: bool) -> Delta:
         self._fresh.append(text)
         shown = fence.take(text)
         if shown is not None:
-            return Delta(suffix=escape(shown, quote=False))
+            return Delta(suffix=escape(shown, quote=False), into=_INTO_FENCE)
         self._fence = None
         return self._look(flush=flush)
+
+
+# --- what grows by suffixes
+
+
+class _TextEnd:
+    """The end of an open remainder that is plain text, which more plain text just makes longer.
+
+    A guess that the next look checks: it renders all, and replaces what came out otherwise.
+    """
+
+    def __init__(self, path: str, head: str, tail: str, space: str, *, in_link: bool) -> None:
+        self.path = path
+        self._parts, self._tail = [head], tail
+        self._space = space  # shown only when something follows it
+        self._marks = _MARKS_IN_LINK if in_link else _MARKS
+
+    @classmethod
+    def of(cls, html: str, text: str) -> "_TextEnd | None":
+        """Return the end of `html`, the rendering of `text`, or None if it is something else."""
+        found = _TEXT_END.search(html)
+        bare = text.rstrip(" ")
+        if not found or not bare or _MARKS.match(bare[-1]):
+            return None
+        names = reversed(_CLOSING.findall(found[0]))
+        path = "".join(f">{name}:last-child" for name in names)
+        start = found.start() + 1
+        return cls(path, html[:start], html[start:], text[len(bare) :], in_link="](" in text)
+
+    def takes(self, text: str) -> bool:
+        """Whether `text` holds nothing that might be more than words."""
+        return not self._marks.search(text)
+
+    def grow(self, text: str) -> str:
+        """Return the HTML to append for `text`."""
+        text = self._space + text
+        bare = text.rstrip(" ")
+        self._space = text[len(bare) :]
+        html = escape(bare, quote=False)
+        self._parts.append(html)
+        return html
+
+    def html(self) -> str:
+        """Return the HTML of the open remainder as it stands on the page."""
+        return "".join((*self._parts, self._tail))
+
+
+# Text, and behind it only the ends of blocks that words go on in. `;` ends what was escaped.
+_TEXT_END = re.compile(r"[^>;\s](?:\s*</(?:p|li|ul|ol|blockquote)>)+\s*$")
+_CLOSING = re.compile(r"</(\w+)>")
+_MARKS = re.compile(r"[\n\t*_`~\[\]<>&!\\/]")
+_MARKS_IN_LINK = re.compile(r"[\n\t*_`~\[\]()<>&!\\/]")
 
 
 # --- what arrives
@@ -442,11 +511,11 @@ def _html(block: _Block, references: References, *, is_open: bool = False) -> st
     return _TABLE.sub(_TABLE_START, html).replace("</table>", "</table></div>")
 
 
-def _figure_start(label: str, code_attributes: str = "") -> str:
+def _figure_start(label: str) -> str:
     """What stands before code; `label` is escaped already."""
     return (
         f'<figure class="code"><figcaption><span>{label}</span>{_COPY}</figcaption>'
-        f'<pre tabindex="0" aria-label="{label} code"><code{code_attributes}>'
+        f'<pre tabindex="0" aria-label="{label} code"><code>'
     )
 
 
@@ -457,6 +526,7 @@ _COPY = (
     '<path d="M5 15V5a1 1 0 0 1 1-1h9"/></svg> Copy</button>'
 )
 _FIGURE_END = "</code></pre></figure>"
+_INTO_FENCE = ">figure>pre>code"
 _PRE = re.compile(r'<pre title="([^"]*)"><code>')
 _TABLE = re.compile(r'<table title="([^"]*)">')
 _TABLE_START = r'<div class="scroll" tabindex="0" role="group" aria-label="\1"><table>'

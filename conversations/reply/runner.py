@@ -41,7 +41,6 @@ from conversations.turn import (
     TurnEnded,
     close_abandoned,
     close_reply,
-    messages_for,
     run_turn,
 )
 from conversations.turn.closing import beat
@@ -159,17 +158,18 @@ class ReplyRunner:
         self, delivery: Delivery, turn: Turn, ending: "asyncio.Future[Ending]"
     ) -> None:
         ended = await run_turn(
-            await db(messages_for)(turn.reply.pk),
+            turn.messages,
             model=turn.reply.model,
             provider=configured_provider(),
             publish=delivery.publish,
+            pause=delivery.pause,
             until=ending,
         )
         progress = await delivery.finish()
         if not await self._close(turn.reply, progress, ended):
             logger.warning("reply_lost_to_another_process")
             return
-        await delivery.send_last(await db(_reload)(turn.reply))
+        await delivery.send_last()
         _count(ended)
         if not self._draining:
             cursor = Cursor(turn.reply.fence, progress.cursor)
@@ -271,12 +271,6 @@ class ReplyRunner:
             logger.warning("reply_abandoned", reply=str(reply.pk))
             telemetry.turns_ended.labels(reply.state).inc()
             await self._show_as_stored(reply, Cursor(reply.fence, 0))
-
-
-def _reload(reply: Message) -> Message:
-    return Message.objects.select_related("prompt_version__template", "conversation").get(
-        pk=reply.pk
-    )
 
 
 def _count(ended: TurnEnded) -> None:

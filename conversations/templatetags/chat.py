@@ -4,7 +4,6 @@ from django import template
 from django.utils.safestring import SafeString, mark_safe
 
 from conversations.models import Message
-from conversations.reply.fragments import fence_id
 from conversations.reply.markdown import BlockStream, render
 from conversations.turn import can_continue
 from conversations.turn.faults import CUT_BY_LENGTH, FAULTS, STOPPED, Sentence
@@ -20,7 +19,7 @@ def prose(reply: Message) -> SafeString:
     """The reply's text as HTML; while it is written, with the place where it grows."""
     if not reply.is_open:
         return mark_safe(render(reply.content))  # noqa: S308 - sanitised there
-    _, closed, open_html = BlockStream.resume(reply.content, fence_id(reply.fence))
+    _, closed, open_html = BlockStream.resume(reply.content)
     return mark_safe(  # noqa: S308 - sanitised there
         f'{closed}<div class="open" id="open-{reply.fence}">{open_html}</div>'
     )

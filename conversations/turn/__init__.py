@@ -1,7 +1,6 @@
 """One turn, from text to settled reply. Knows no socket and no HTML."""
 
 from conversations.turn.closing import Progress, close_abandoned, close_reply, save_progress
-from conversations.turn.context import messages_for
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
 from conversations.turn.opening import (
     Refusal,
@@ -25,7 +24,6 @@ __all__ = [
     "close_abandoned",
     "close_reply",
     "continue_turn",
-    "messages_for",
     "request_stop",
     "run_turn",
     "save_progress",

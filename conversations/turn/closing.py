@@ -6,7 +6,7 @@ A run that lost its fence (another process took the reply for dead) changes noth
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
@@ -35,12 +35,24 @@ def _columns(reply: Message, progress: Progress) -> dict[str, object]:
     }
 
 
+# Django's update() can't return columns, and this runs all the time.
+_SAVE = """
+    UPDATE conversations_message
+    SET content_sealed = %(content_sealed)s, thinking_sealed = %(thinking_sealed)s,
+        cursor = %(cursor)s
+    WHERE id = %(id)s AND fence = %(fence)s AND state = 'streaming'
+    RETURNING stop_requested_at IS NOT NULL
+"""
+
+
 def save_progress(reply: Message, progress: Progress) -> "SaveResult":
     """Store a snapshot under the reply's fence; tells when the run is over or was asked to stop."""
-    mine = Message.objects.filter(pk=reply.pk, fence=reply.fence, state=Message.State.STREAMING)
-    if not mine.update(**_columns(reply, progress)):
-        return SaveResult(owned=False, stop_requested=False)
-    return SaveResult(owned=True, stop_requested=mine.exclude(stop_requested_at=None).exists())
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _SAVE, {"id": reply.pk, "fence": reply.fence, **_columns(reply, progress)}
+        )
+        saved = cursor.fetchone()
+    return SaveResult(owned=saved is not None, stop_requested=bool(saved and saved[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +63,10 @@ class SaveResult:
 
 @transaction.atomic
 def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> bool:
-    """Write the outcome. Returns False, and changes nothing, when the run lost its fence."""
+    """Write the outcome, to the row and to `reply`, and learn the conversation's title.
+
+    Returns False, and changes nothing, when the run lost its fence.
+    """
     usage = ended.usage
     changes: dict[str, object] = {
         **_columns(reply, progress),
@@ -74,9 +89,13 @@ def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> bool:
     closed = Message.objects.filter(
         pk=reply.pk, fence=reply.fence, state=Message.State.STREAMING
     ).update(**changes)
-    if closed:
-        _record_end(reply, ended.outcome, ended.fault, ended.duration_ms)
-    return bool(closed)
+    if not closed:
+        return False
+    for name, value in changes.items():
+        setattr(reply, name, value)
+    reply.conversation.refresh_from_db(fields=["title_sealed"])
+    _record_end(reply, ended.outcome, ended.fault, ended.duration_ms)
+    return True
 
 
 @transaction.atomic

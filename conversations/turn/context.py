@@ -9,9 +9,11 @@ from prompts.provider import ChatMessage
 CONTINUE = "Continue exactly where you stopped. Repeat nothing and do not comment on the pause."
 
 
-def messages_for(reply_id: uuid.UUID) -> list[ChatMessage]:
-    """Return the chat messages that ask for this reply, oldest first. Two queries."""
-    reply = Message.objects.select_related("prompt_version").get(pk=reply_id)
+def messages_for(reply: Message) -> list[ChatMessage]:
+    """Return the chat messages that ask for this reply, oldest first.
+
+    One query when the reply came with its prompt version.
+    """
     assert reply.prompt_version is not None, "a reply has a prompt version"
     told: list[ChatMessage] = [{"role": "system", "content": reply.prompt_version.content}]
     everything = Message.objects.filter(conversation_id=reply.conversation_id).only(

@@ -7,14 +7,15 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from django.db import transaction
-from django.db.models import Q
+from django.db import IntegrityError, transaction
 
 from accounts.access import require
 from accounts.models import User
 from audit.trail import record
 from conversations.models import Conversation, Message
+from conversations.turn.context import messages_for
 from prompts.catalogue import default_model
+from prompts.provider import ChatMessage
 from prompts.publishing import live_version
 
 MAX_QUESTION_BYTES = 64 * 1024
@@ -31,12 +32,20 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question and its reply, in their conversation. `is_new` is False when it was there."""
+    """A question and its reply, in their conversation.
+
+    `messages` is what the provider is told; empty when the turn was there already.
+    """
 
     conversation: Conversation
     question: Message
     reply: Message
-    is_new: bool
+    messages: list[ChatMessage]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this call began it, so that its reply is to be written now."""
+        return bool(self.messages)
 
 
 def checked_question(text: str) -> str:
@@ -67,8 +76,6 @@ def start_turn(
     require(by, "conversations.chat")
     text = checked_question(text)
     conversation = _locked(conversation_id, by)
-    if known := _known_turn(conversation, key):
-        return known
     version = live_version()
     question = Message(
         conversation=conversation,
@@ -88,10 +95,14 @@ def start_turn(
         arm=Message.Arm.PRODUCTION,
     )
     _claim(conversation, reply, runner_id)
-    Message.objects.bulk_create([question, reply])
+    try:
+        with transaction.atomic():
+            Message.objects.bulk_create([question, reply])
+    except IntegrityError:
+        return _standing_turn(conversation, question.key or "")
     _save_conversation(conversation, reply)
     record(by, "turn.started", conversation, reply=str(reply.pk), prompt=str(version.pk))
-    return Turn(conversation, question, reply, is_new=True)
+    return Turn(conversation, question, reply, messages_for(reply))
 
 
 @transaction.atomic
@@ -108,7 +119,7 @@ def continue_turn(
         pk=reply_id, role=Message.Role.ASSISTANT
     )
     if reply.is_open:  # a double click, or another tab was quicker
-        return Turn(conversation, _question_of(reply), reply, is_new=False)
+        return Turn(conversation, _question_of(reply), reply, [])
     if reply.pk != conversation.leaf_id or not can_continue(reply):
         raise Refusal(
             "not_continuable",
@@ -123,7 +134,7 @@ def continue_turn(
     reply.save()
     _save_conversation(conversation, reply)
     record(by, "turn.continued", conversation, reply=str(reply.pk))
-    return Turn(conversation, _question_of(reply), reply, is_new=True)
+    return Turn(conversation, _question_of(reply), reply, messages_for(reply))
 
 
 @transaction.atomic
@@ -150,7 +161,7 @@ def can_continue(reply: Message) -> bool:
 def _locked(conversation_id: uuid.UUID, by: User) -> Conversation:
     """Return the conversation with its row locked; it begins here if nobody has it."""
     mine = Conversation.objects.visible_to(by).select_for_update()
-    if conversation := mine.filter(pk=conversation_id).first():
+    for conversation in mine.filter(pk=conversation_id):
         return conversation
     made = Conversation(pk=conversation_id, owner=by)
     # Two first messages at once: the second waits here for the first, and then finds its row.
@@ -161,25 +172,18 @@ def _locked(conversation_id: uuid.UUID, by: User) -> Conversation:
     return conversation
 
 
-def _known_turn(conversation: Conversation, key: str) -> Turn | None:
-    """Return the turn that this key made. Raises Refusal while another reply is open."""
-    if conversation.fence == 0:  # it has only just begun
-        return None
-    key = key[:MAX_KEY_CHARACTERS]
-    standing = list(
-        conversation.messages.filter(Q(key=key) | Q(state=Message.State.STREAMING)).order_by()
+def _standing_turn(conversation: Conversation, key: str) -> Turn:
+    """Return the turn that this key made. Raises Refusal: another reply is open."""
+    conversation.refresh_from_db()
+    question = conversation.messages.filter(key=key).first()
+    if question:
+        replies = question.children.select_related("prompt_version__template")
+        return Turn(conversation, question, replies.latest("created_at"), [])
+    raise Refusal(
+        "reply_open",
+        "A reply is still being written.",
+        "Your message is kept here. Send it when the reply has ended, or stop the reply first.",
     )
-    for question in standing:
-        if question.key == key:
-            replies = question.children.select_related("prompt_version__template")
-            return Turn(conversation, question, replies.latest("created_at"), is_new=False)
-    if standing:
-        raise Refusal(
-            "reply_open",
-            "A reply is still being written.",
-            "Your message is kept here. Send it when the reply has ended, or stop the reply first.",
-        )
-    return None
 
 
 def _claim(conversation: Conversation, reply: Message, runner_id: uuid.UUID) -> None:
@@ -192,7 +196,10 @@ def _claim(conversation: Conversation, reply: Message, runner_id: uuid.UUID) -> 
 def _save_conversation(conversation: Conversation, reply: Message) -> None:
     conversation.leaf = reply
     conversation.last_message_at = conversation.last_seen = datetime.now(UTC)
-    conversation.save(update_fields=["leaf", "fence", "last_message_at", "last_seen"])
+    names = ("leaf", "fence", "last_message_at", "last_seen")
+    Conversation.objects.filter(pk=conversation.pk).update(
+        **{name: getattr(conversation, name) for name in names}
+    )
 
 
 def _question_of(reply: Message) -> Message:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ class Streams(Protocol):
 
     def stream(
         self, messages: Sequence[ChatMessage], *, model: str
-    ) -> AsyncGenerator[Piece, None]: ...
+    ) -> AsyncGenerator[list[Piece], None]: ...
 
 
 class _Story:
@@ -81,15 +81,18 @@ async def run_turn(
     model: str,
     provider: Streams,
     publish: Callable[[TurnEvent], None],
+    pause: Callable[[], Awaitable[None]],
     until: "asyncio.Future[EndedFromOutside]",
 ) -> TurnEnded:
     """Ask `provider` and publish what arrives until it ends, fails, or `until` is decided.
+
+    After each publication `pause` says when the next can be of use.
 
     Whatever happens, the request upstream is closed when this returns. Never raises ProviderFault:
     a fault is an end like others.
     """
     story = _Story(publish)
-    asking = asyncio.create_task(_ask(messages, model, provider, story))
+    asking = asyncio.create_task(_ask(provider.stream(messages, model=model), story, pause))
     either: set[asyncio.Future[Any]] = {asking, until}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not asking.done():
@@ -103,11 +106,13 @@ async def run_turn(
 
 
 async def _ask(
-    messages: Sequence[ChatMessage], model: str, provider: Streams, story: _Story
+    stream: AsyncGenerator[list[Piece], None], story: _Story, pause: Callable[[], Awaitable[None]]
 ) -> None:
-    async with aclosing(provider.stream(messages, model=model)) as pieces:
-        async for piece in pieces:
-            story.tell(piece)
+    async with aclosing(stream) as batches:
+        async for pieces in batches:
+            for piece in pieces:
+                story.tell(piece)
             if story.characters > MAX_REPLY_CHARACTERS:
                 story.finish_reason = "length"
                 return
+            await pause()

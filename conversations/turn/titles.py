@@ -3,7 +3,7 @@
 from contextlib import aclosing
 
 from chatbot.database import db
-from conversations.models import Conversation, Message
+from conversations.models import Conversation
 from conversations.turn.opening import Turn
 from conversations.turn.running import Streams
 from prompts.provider import ChatMessage, ProviderFault, TextPiece
@@ -21,27 +21,24 @@ async def title_if_first(turn: Turn, provider: Streams | None) -> Conversation |
 
     Without a provider, or with one that fails, the first words of the question are the title.
     """
-    told = await db(_what_was_said)(turn)
-    if told is None:
+    if turn.conversation.title_sealed:
         return None
-    title = await _ask_for_title(told, turn.reply.model, provider) if provider else ""
-    return await db(_store)(turn.conversation, title or first_words(told[0]))
+    title = await _ask_for_title(turn, provider) if provider else ""
+    return await db(_store)(turn.conversation, title or first_words(turn.question.content))
 
 
-async def _ask_for_title(told: tuple[str, str], model: str, provider: Streams) -> str:
-    question, reply = (text[:_EXCERPT_CHARACTERS] for text in told)
+async def _ask_for_title(turn: Turn, provider: Streams) -> str:
     messages: list[ChatMessage] = [
         {"role": "system", "content": _ASK},
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": reply},
+        {"role": "user", "content": turn.question.content[:_EXCERPT_CHARACTERS]},
+        {"role": "assistant", "content": turn.reply.content[:_EXCERPT_CHARACTERS]},
         {"role": "user", "content": "Now give the title."},
     ]
     text = ""
     try:
-        async with aclosing(provider.stream(messages, model=model)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, TextPiece):
-                    text += piece.text
+        async with aclosing(provider.stream(messages, model=turn.reply.model)) as batches:
+            async for pieces in batches:
+                text += "".join(piece.text for piece in pieces if isinstance(piece, TextPiece))
                 if len(text) > 4 * MAX_TITLE_CHARACTERS:
                     break
     except ProviderFault:
@@ -63,13 +60,6 @@ def _shortened(text: str) -> str:
     if len(text) <= MAX_TITLE_CHARACTERS:
         return text
     return text[: MAX_TITLE_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
-
-
-def _what_was_said(turn: Turn) -> tuple[str, str] | None:
-    """Return question and reply, or None when the conversation has a title already."""
-    if not Conversation.objects.filter(pk=turn.conversation.pk, title_sealed=b"").exists():
-        return None
-    return turn.question.content, Message.objects.get(pk=turn.reply.pk).content
 
 
 def _store(conversation: Conversation, title: str) -> Conversation | None:

@@ -18,7 +18,7 @@ from benchmarks.accounting import (
 )
 from benchmarks.report import Table, number, write
 from benchmarks.streams import prose
-from conversations.reply.fragments import fence_id, partial, text_arrived
+from conversations.reply.fragments import partial, text_arrived
 from conversations.reply.markdown import BlockStream
 
 FENCE = 7
@@ -35,7 +35,7 @@ def final_frame(blocks: BlockStream) -> str:
 
 @given(cuts=st.lists(st.integers(0, len(TEXT)), max_size=30))
 def test_a_page_shows_exactly_the_letters_of_what_was_flushed(cuts: list[int]) -> None:
-    blocks, page, at = BlockStream(fence_id(FENCE)), ReplyOnPage(FENCE), 0
+    blocks, page, at = BlockStream(), ReplyOnPage(FENCE), 0
     for cut in sorted(cuts):
         page.apply(text_arrived(FENCE, blocks.feed(TEXT[at:cut], flush=True)))
         at = cut
@@ -46,7 +46,7 @@ def test_a_page_shows_exactly_the_letters_of_what_was_flushed(cuts: list[int]) -
 
 
 def test_code_that_grows_by_suffixes_is_counted_once() -> None:
-    blocks, page = BlockStream(fence_id(FENCE)), ReplyOnPage(FENCE)
+    blocks, page = BlockStream(), ReplyOnPage(FENCE)
     page.apply(text_arrived(FENCE, blocks.feed("```\nfirst < 1\n", flush=True)))
     before = page.letters
     page.apply(text_arrived(FENCE, blocks.feed("second\n", flush=True)))

@@ -14,7 +14,7 @@ class ScriptedProvider:
         self.asked: list[Sequence[dict[str, str]]] = []
         self.closed = False
 
-    async def stream(self, messages, *, model: str) -> AsyncGenerator[Piece, None]:
+    async def stream(self, messages, *, model: str) -> AsyncGenerator[list[Piece], None]:
         self.asked.append(messages)
         try:
             for step in self.script:
@@ -23,8 +23,8 @@ class ScriptedProvider:
                 if isinstance(step, float):
                     await asyncio.sleep(step)
                 else:
-                    yield TextPiece(step) if isinstance(step, str) else step
+                    yield [TextPiece(step) if isinstance(step, str) else step]
             if not self.script or not isinstance(self.script[-1], Finished):
-                yield Finished("stop", model, Usage(7, 0, 3))
+                yield [Finished("stop", model, Usage(7, 0, 3))]
         finally:
             self.closed = True

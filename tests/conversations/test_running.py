@@ -3,8 +3,8 @@ import asyncio
 import pytest
 
 from conversations.models import Message
-from conversations.turn import TextArrived, ThinkingArrived, messages_for, run_turn
-from conversations.turn.context import CONTINUE
+from conversations.turn import TextArrived, ThinkingArrived, run_turn
+from conversations.turn.context import CONTINUE, messages_for
 from conversations.turn.titles import MAX_TITLE_CHARACTERS, _cleaned, first_words
 from prompts.provider import Finished, ProviderFault, ThinkingPiece, Usage
 
@@ -20,6 +20,7 @@ async def play(*script, until=None):
         model="m",
         provider=provider,
         publish=told.append,
+        pause=lambda: asyncio.sleep(0),
         until=until or asyncio.get_running_loop().create_future(),
     )
     assert provider.closed
@@ -71,7 +72,7 @@ def test_the_provider_is_told_the_prompt_and_the_branch(finished, begin):
     first = finished("One?", reply="1")
     first.conversation.refresh_from_db()
     second = begin("Two?", first.conversation)
-    told = messages_for(second.reply.pk)
+    told = second.messages
     assert [m["role"] for m in told] == ["system", "user", "assistant", "user"]
     assert [m["content"] for m in told[1:]] == ["One?", "1", "Two?"]
 
@@ -80,19 +81,19 @@ def test_a_continued_reply_tells_its_text_so_far(begin):
     turn = begin("Tell me")
     turn.reply.content = "Once upon"
     turn.reply.save()
-    assert messages_for(turn.reply.pk)[-2:] == [
+    assert messages_for(turn.reply)[-2:] == [
         {"role": "assistant", "content": "Once upon"},
         {"role": "user", "content": CONTINUE},
     ]
 
 
-def test_telling_the_history_costs_two_queries(finished, begin, django_assert_num_queries):
+def test_telling_the_history_costs_one_query(finished, begin, django_assert_num_queries):
     turn = finished()
     for number in range(5):
         turn.conversation.refresh_from_db()
         turn = finished(f"Q{number}", conversation=turn.conversation)
-    with django_assert_num_queries(2):
-        messages_for(turn.reply.pk)
+    with django_assert_num_queries(1):
+        messages_for(turn.reply)
 
 
 @pytest.mark.parametrize(

@@ -27,17 +27,28 @@ class Element:
                 yield from child.walk()
 
     def all(self, selector: str) -> "list[Element]":
-        """Return what a selector means, in the page's order; ` ` goes from one to what it holds."""
+        """Return what a selector means, in the page's order; ` ` goes from one to what it holds,
+        `>` to its children."""
         outer, _, inner = selector.rpartition(" ")
         holders = self.all(outer) if outer else [self]
-        return [element for holder in holders for element in holder.walk() if element.fits(inner)]
+        first, *steps = inner.split(">")
+        found = [element for holder in holders for element in holder.walk() if element.fits(first)]
+        for step in steps:
+            found = [child for one in found for child in one.elements() if child.fits(step)]
+        return found
+
+    def elements(self) -> "list[Element]":
+        return [child for child in self.children if isinstance(child, Element)]
 
     def first(self, selector: str) -> "Element | None":
         return next(iter(self.all(selector)), None)
 
     def fits(self, selector: str) -> bool:
         """Whether `#id`, `.class` or `tag` means this element, each perhaps with
-        `:not(:has(#id))` behind it."""
+        `:not(:has(#id))` or `:last-child` behind it."""
+        if selector.endswith(":last-child"):
+            is_last = self.parent is not None and self.parent.elements()[-1] is self
+            return is_last and self.fits(selector.removesuffix(":last-child"))
         plain, _, absent = selector.removesuffix("))").partition(":not(:has(")
         if absent and self.first(absent):
             return False

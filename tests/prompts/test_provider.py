@@ -14,8 +14,8 @@ async def ask(base_url: str, **control) -> list:
     provider = Provider(base_url, "key")
     messages = [{"role": "user", "content": sim(**control)}]
     try:
-        async with contextlib.aclosing(provider.stream(messages, model="m")) as pieces:
-            return [piece async for piece in pieces]
+        async with contextlib.aclosing(provider.stream(messages, model="m")) as batches:
+            return [piece async for pieces in batches for piece in pieces]
     finally:
         await provider.close()
 
