@@ -1,7 +1,8 @@
 """From turn events to numbered frames in the log, paced, with snapshots in the database.
 
-Text is gathered without waiting; a pump cuts it into frames. The first frame goes out at once, the
-next ones at most every `BASE_INTERVAL_SECONDS`, more rarely the more replies this process writes.
+Text is gathered without waiting; a pump cuts it into frames. The first frame goes out at once. Then
+whoever publishes asks `pause` when more can be of use: every `BASE_INTERVAL_SECONDS` at most, more
+rarely the more replies this process writes, and for all of them at the same moment.
 While Redis is away frames wait here in order; while PostgreSQL is away snapshots are tried again.
 Neither stops the reply.
 """
@@ -144,7 +145,6 @@ class Delivery:
                 self._arrived.clear()
                 self._cut()
                 await self._send_outbox()
-                await self.pause()
                 if self._blocks.holds_back and not self._arrived.is_set():
                     await self._flush_after_pause()
         except FencedOut:

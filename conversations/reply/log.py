@@ -168,7 +168,8 @@ class Log:
 
     async def _send(self, additions: list[_Addition]) -> list[Any]:
         """Send all in one trip and return Redis' answer to each frame."""
-        async with self._redis.pipeline(transaction=False) as together:
+        # As a transaction, so that who waits for frames is woken once, and gets all of them.
+        async with self._redis.pipeline(transaction=len(additions) > 1) as together:
             for one in additions:
                 together.xadd(
                     one.key,
