@@ -112,6 +112,8 @@ def _chromium() -> str | None:
 @contextmanager
 def _browser(program: str) -> Iterator[Browser]:
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    # A reader's browser has a machine of its own; here it gets at least all cores of this one.
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=arguments)
         yield browser

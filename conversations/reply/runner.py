@@ -161,8 +161,7 @@ class ReplyRunner:
             turn.messages,
             model=turn.reply.model,
             provider=configured_provider(),
-            publish=delivery.publish,
-            pause=delivery.pause,
+            listener=delivery,
             until=ending,
         )
         progress = await delivery.finish()

@@ -5,6 +5,7 @@ A run that lost its fence (another process took the reply for dead) changes noth
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import F, Q
@@ -27,7 +28,7 @@ class Progress:
     cursor: int
 
 
-def _columns(reply: Message, progress: Progress) -> dict[str, object]:
+def _columns(reply: Message, progress: Progress) -> dict[str, Any]:
     return {
         "content_sealed": Message.content.sealed(reply, progress.text),
         "thinking_sealed": Message.thinking.sealed(reply, progress.thinking),
@@ -48,9 +49,7 @@ _SAVE = """
 def save_progress(reply: Message, progress: Progress) -> "SaveResult":
     """Store a snapshot under the reply's fence; tells when the run is over or was asked to stop."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            _SAVE, {"id": reply.pk, "fence": reply.fence, **_columns(reply, progress)}
-        )
+        cursor.execute(_SAVE, {"id": reply.pk, "fence": reply.fence, **_columns(reply, progress)})
         saved = cursor.fetchone()
     return SaveResult(owned=saved is not None, stop_requested=bool(saved and saved[0]))
 

@@ -23,6 +23,16 @@ class Streams(Protocol):
     ) -> AsyncGenerator[list[Piece], None]: ...
 
 
+class Listener(Protocol):
+    """Whom a turn tells what arrives (`conversations.reply.delivery.Delivery` is one)."""
+
+    def publish(self, event: TurnEvent) -> None:
+        """Take note, without waiting."""
+
+    async def pause(self) -> None:
+        """Return when more can be of use."""
+
+
 class _Story:
     """What is known of a turn while it runs."""
 
@@ -80,19 +90,17 @@ async def run_turn(
     *,
     model: str,
     provider: Streams,
-    publish: Callable[[TurnEvent], None],
-    pause: Callable[[], Awaitable[None]],
+    listener: Listener,
     until: "asyncio.Future[EndedFromOutside]",
 ) -> TurnEnded:
-    """Ask `provider` and publish what arrives until it ends, fails, or `until` is decided.
-
-    After each publication `pause` says when the next can be of use.
+    """Ask `provider` and tell what arrives until it ends, fails, or `until` is decided.
 
     Whatever happens, the request upstream is closed when this returns. Never raises ProviderFault:
     a fault is an end like others.
     """
-    story = _Story(publish)
-    asking = asyncio.create_task(_ask(provider.stream(messages, model=model), story, pause))
+    story = _Story(listener.publish)
+    stream = provider.stream(messages, model=model)
+    asking = asyncio.create_task(_ask(stream, story, listener.pause))
     either: set[asyncio.Future[Any]] = {asking, until}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not asking.done():

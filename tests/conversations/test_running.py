@@ -13,18 +13,26 @@ from .conftest import ScriptedProvider
 State = Message.State
 
 
+class Ear:
+    def __init__(self):
+        self.heard = []
+        self.publish = self.heard.append
+
+    async def pause(self):
+        await asyncio.sleep(0)
+
+
 async def play(*script, until=None):
-    told, provider = [], ScriptedProvider(*script)
+    ear, provider = Ear(), ScriptedProvider(*script)
     ended = await run_turn(
         [{"role": "user", "content": "?"}],
         model="m",
         provider=provider,
-        publish=told.append,
-        pause=lambda: asyncio.sleep(0),
+        listener=ear,
         until=until or asyncio.get_running_loop().create_future(),
     )
     assert provider.closed
-    return told, ended
+    return ear.heard, ended
 
 
 async def test_a_reply_is_told_piece_by_piece():
