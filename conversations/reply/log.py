@@ -15,7 +15,7 @@ database, which holds the truth.
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -36,6 +36,7 @@ MOST_FRAMES = 20_000
 COALESCE_SECONDS = 0.012
 RETRY_SECONDS = 0.3
 BLOCK_MS = 5000
+BUSY_SECONDS = 10.0
 
 REDIS_FAULTS = (RedisError, OSError)
 
@@ -195,14 +196,21 @@ class Log:
 
 
 class Hub:
-    """Follows logs for all readers of this process."""
+    """Follows logs for all readers of this process.
+
+    Most open pages are only looked at. Their logs wait together in one read that is rarely asked
+    anew; the few that had frames lately are read by another, so that the price of a frame does not
+    grow with the pages that are open.
+    """
 
     def __init__(self, client: "aioredis.Redis", blocking: "aioredis.Redis") -> None:
         self._redis, self._blocking = client, blocking
         self._readers: dict[bytes, set[asyncio.Queue[list[Frame]]]] = {}
         self._positions: dict[bytes, bytes] = {}
-        self._wake_key = f"{settings.REDIS_PREFIX}wake:{uuid.uuid4().hex}".encode()
-        self._task: asyncio.Task[None] | None = None
+        self._busy: dict[bytes, float] = {}  # when the last frame came (CLOCK_MONOTONIC)
+        name = f"{settings.REDIS_PREFIX}wake:{uuid.uuid4().hex}"
+        self._wake_quiet, self._wake_busy = f"{name}:quiet".encode(), f"{name}:busy".encode()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def follow(
         self, conversation_id: object, after: Cursor, *, known: Cursor
@@ -231,18 +239,30 @@ class Hub:
 
     async def close(self) -> None:
         """Stop reading."""
-        if self._task:
-            await cancelled({self._task})
+        await cancelled(self._tasks)
 
     async def _attach(self, key: bytes, after: Cursor) -> None:
-        """Let the reading loop include this log from here on."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._read_forever(), name="hub")
+        """Let the reading loops include this log from here on."""
+        if not self._tasks:
+            loops = (self._quiet_keys, self._wake_quiet), (self._busy_keys, self._wake_busy)
+            self._tasks = {asyncio.create_task(self._read_forever(*loop)) for loop in loops}
         if key not in self._positions:
             self._positions[key] = after.entry_id.encode()
-            with suppress(*REDIS_FAULTS):  # the loop takes the log up within BLOCK_MS anyway
-                await self._redis.xadd(self._wake_key, {b"w": b"1"}, maxlen=4)
-                await self._redis.expire(self._wake_key, KEPT_SECONDS)
+            await self._wake(self._wake_quiet)
+
+    async def _wake(self, wake_key: bytes) -> None:
+        """Let a loop ask anew, because its logs are others now."""
+        with suppress(*REDIS_FAULTS):  # it does within BLOCK_MS anyway
+            async with self._redis.pipeline(transaction=False) as together:
+                together.xadd(wake_key, {b"w": b"1"}, maxlen=4)
+                together.expire(wake_key, KEPT_SECONDS)
+                await together.execute()
+
+    def _quiet_keys(self) -> list[bytes]:
+        return [key for key in self._positions if key not in self._busy]
+
+    def _busy_keys(self) -> list[bytes]:
+        return [key for key in self._busy if key in self._positions]
 
     async def _past(self, key: bytes, after: Cursor) -> list[Frame]:
         """Return what the log holds behind `after` already."""
@@ -268,28 +288,44 @@ class Hub:
         if not readers:
             del self._readers[key]
             self._positions.pop(key, None)
+            self._busy.pop(key, None)
 
-    async def _read_forever(self) -> None:
+    async def _read_forever(self, keys: Callable[[], list[bytes]], wake_key: bytes) -> None:
         wake_position = b"0-0"
         while True:
             asked_at = time.monotonic()
             try:
-                streams: dict[Any, Any] = {**self._positions, self._wake_key: wake_position}
+                streams: dict[Any, Any] = {key: self._positions[key] for key in keys()}
+                streams[wake_key] = wake_position
                 answer = await self._blocking.xread(streams, count=500, block=BLOCK_MS)
             except REDIS_FAULTS as error:
                 logger.warning("log_unreadable", error=type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             for key, entries in _by_key(answer):
-                if key == self._wake_key:
+                if key == wake_key:
                     wake_position = entries[-1][0]
                 elif key in self._readers:
                     self._positions[key] = entries[-1][0]
                     self._deliver(key, _frames(key, entries))
+            await self._sort_anew([key for key, _ in _by_key(answer) if key in self._positions])
             # When frames come thick and fast, a short pause makes one delivery of what several
             # replies wrote. A frame that comes after a while is never kept waiting.
             if time.monotonic() - asked_at < COALESCE_SECONDS:
                 await asyncio.sleep(COALESCE_SECONDS)
+
+    async def _sort_anew(self, written: list[bytes]) -> None:
+        """Move the logs that were `written` to the busy ones, and out of them what became quiet."""
+        now = time.monotonic()
+        has_more = not self._busy.keys() >= set(written)
+        self._busy.update(dict.fromkeys(written, now))
+        quiet = [key for key, at in self._busy.items() if now - at > BUSY_SECONDS]
+        for key in quiet:
+            del self._busy[key]
+        if has_more:
+            await self._wake(self._wake_busy)
+        if quiet:
+            await self._wake(self._wake_quiet)
 
     def _deliver(self, key: bytes, frames: list[Frame]) -> None:
         for queue in self._readers.get(key, ()):
