@@ -7,7 +7,8 @@ const thread = byId("thread");
 
 /* --- the place in the log: each frame once, and a reconnect goes on behind the last ------------ */
 
-let seen = null;
+let seen = null; /* how far this page is */
+let told = null; /* how far the line is: a frame that names no place follows the one before */
 
 function place(text) {
   const [fence, number] = text.split(":").map(Number);
@@ -22,13 +23,11 @@ function take(event) {
   const { connection, message } = event.detail;
   let frame;
   try { frame = JSON.parse(message.data); } catch { return; }
-  if (!frame.id) return;
-  const at = place(frame.id);
-  if (!frame.over && !isNewer(at, seen)) { event.preventDefault(); return; }
-  seen = at;
-  const url = new URL(connection.url);
-  url.searchParams.set("last", frame.id);
-  connection.url = url.href;
+  if (frame.content === undefined) return;
+  told = frame.id ? place(frame.id) : { fence: told.fence, number: told.number + 1 };
+  if (!frame.over && !isNewer(told, seen)) { event.preventDefault(); return; }
+  seen = told;
+  connection.url = connection.url.replace(/last=[^&]*/, `last=${seen.fence}:${seen.number}`);
 }
 
 /* --- the line ----------------------------------------------------------------------------------- */
@@ -177,15 +176,25 @@ function toEnd() {
   scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
 }
 
+let stoodAt = 0;
+
+/* Only who goes up stops following: the end may have moved on since the page went there. */
 function scrolled() {
-  follow = atEnd();
+  follow = atEnd() || (follow && scrollY >= stoodAt);
+  stoodAt = scrollY;
   latest.hidden = follow;
 }
 
+let painting = 0;
+
+/* Once for all that changes before the page is painted again: asking for heights is dear. */
 function changed() {
-  if (follow) toEnd();
-  else latest.hidden = atEnd();
-  localTimes();
+  painting = painting || requestAnimationFrame(() => {
+    painting = 0;
+    if (follow) toEnd();
+    else latest.hidden = atEnd();
+    localTimes();
+  });
 }
 
 /* --- small things ------------------------------------------------------------------------------- */

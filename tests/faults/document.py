@@ -141,17 +141,23 @@ class Document:
     def __init__(self, html: str) -> None:
         self.root = parsed(html)
         self.seen: tuple[int, int] | None = None
+        self.told: tuple[int, int] | None = None
         self.snapshots = 0
 
     def take(self, message: str) -> None:
         """Apply a message of the socket, unless what it brings is on the page already."""
         envelope = json.loads(message)
-        fence, number = map(int, envelope["id"].split(":"))
+        if "id" in envelope:
+            fence, number = map(int, envelope["id"].split(":"))
+        else:
+            assert self.told is not None, "the first frame of a line names its place"
+            fence, number = self.told[0], self.told[1] + 1
+        self.told = (fence, number)
         over = envelope.get("over", False)
-        if not over and self.seen is not None and (fence, number) <= self.seen:
+        if not over and self.seen is not None and self.told <= self.seen:
             return
         self.snapshots += over
-        self.seen = (fence, number)
+        self.seen = self.told
         self.apply(envelope["content"])
 
     def cursor(self) -> str:
