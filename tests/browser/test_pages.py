@@ -8,8 +8,10 @@ from django.urls import reverse
 from playwright.sync_api import BrowserContext, Page, expect
 
 from accounts.models import User
+from audit.trail import record
 from benchmarks.provider_simulator import sim
 from conversations.models import Conversation
+from prompts.models import PromptTemplate
 from tests.browser.chat import Chat
 
 pytestmark = pytest.mark.browser
@@ -40,7 +42,14 @@ def visits(
             reverse("admin:accounts_user_change", args=[olive.pk]),
             reverse("admin:accounts_user_add"),
         ],
-        ravi: [reverse("admin:index"), reverse(admin("audit_entry"))],
+        ravi: [
+            *(reverse("admin:index"), reverse(admin("audit_entry"))),
+            reverse("admin:audit_entry_change", args=[record(ravi, "auth.signed_in", ravi)]),
+            reverse(admin("conversations_conversation")),
+            reverse("admin:conversations_conversation_change", args=[everything.pk]),
+            reverse(admin("prompts_prompttemplate")),
+            reverse("admin:prompts_prompttemplate_change", args=[PromptTemplate.objects.get().pk]),
+        ],
     }
 
     def visit(**options) -> Iterator[tuple[str, Page]]:
@@ -53,7 +62,8 @@ def visits(
     return visit
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_on_any_page(visits: Visits, scheme: str, width: int):
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     findings = {name: found for name, page in visits(**options) if (found := _findings(page))}
