@@ -28,6 +28,7 @@ class Permission(StrEnum):
     MANAGE_RETENTION = "retention.manage"
     PLACE_HOLDS = "holds.place"
     MANAGE_LIMITS = "limits.manage"
+    MANAGE_MODELS = "models.manage"
     VIEW_HEALTH_DETAILS = "health.details"
     VIEW_METRICS = "metrics.view"
     MANAGE_USERS = "users.manage"
@@ -47,6 +48,7 @@ DESCRIPTIONS: dict[Permission, str] = {
     Permission.MANAGE_RETENTION: "change how long conversations are kept",
     Permission.PLACE_HOLDS: "place or release holds",
     Permission.MANAGE_LIMITS: "change limits",
+    Permission.MANAGE_MODELS: "change models and their prices",
     Permission.VIEW_HEALTH_DETAILS: "see the details of the system's health",
     Permission.VIEW_METRICS: "see metrics",
     Permission.MANAGE_USERS: "manage accounts",
@@ -110,6 +112,8 @@ ROLES: dict[str, RoleDefinition] = {
         _P.VIEW_HEALTH_DETAILS,
         _P.VIEW_METRICS,
         _P.MANAGE_LIMITS,
+        # Where a model lies decides who gets to read what is asked: not for operators.
+        _P.MANAGE_MODELS,
         _P.MANAGE_USERS,
         _P.GRANT_ROLES,
     ),
@@ -118,10 +122,18 @@ ROLES: dict[str, RoleDefinition] = {
 # Patterns of the permissions that Django's admin asks for, `app_label.action_model`.
 MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
     _P.LIST_METADATA: ("conversations.view_*",),
-    _P.VIEW_PROMPTS: ("prompts.view_*",),
-    _P.EDIT_PROMPTS: ("prompts.add_*", "prompts.change_*"),
-    _P.PUBLISH_PROMPTS: ("prompts.change_*",),
+    _P.VIEW_PROMPTS: ("prompts.view_prompt*",),
+    _P.EDIT_PROMPTS: ("prompts.add_prompt*", "prompts.change_prompt*"),
+    _P.PUBLISH_PROMPTS: ("prompts.change_prompt*",),
+    _P.MANAGE_MODELS: (
+        "prompts.view_languagemodel",
+        "prompts.add_languagemodel",
+        "prompts.change_languagemodel",
+        "prompts.view_modelprice",
+        "prompts.add_modelprice",
+    ),
     _P.VIEW_AUDIT: ("audit.view_entry",),
+    _P.MANAGE_LIMITS: ("conversations.*_budgetplan", "conversations.view_budgetwindow"),
     _P.MANAGE_USERS: ("accounts.view_user", "accounts.add_user", "accounts.change_user"),
     _P.GRANT_ROLES: ("accounts.view_user", "accounts.view_role", "accounts.*_rolegrant"),
 }

@@ -26,6 +26,12 @@ EVENTS: dict[str, str] = {
     "turn.stop_requested": "Somebody asked a reply to stop.",
     "turn.ended": "A reply ended: completed, stopped, failed, refused or interrupted.",
     "turn.continued": "An interrupted reply was taken up again.",
+    "model.offered": "A language model was put on offer.",
+    "model.redefined": "What holds of a language model was changed: its server, key, limits, roles"
+    " or fallback.",
+    "model.withdrawn": "A language model was taken off offer.",
+    "price.set": "A language model was given a price.",
+    "budget.changed": "What the holders of a role, or everybody else, may spend was changed.",
     "model.changed": "A registered record was added, changed or removed in the administration.",
 }
 

@@ -64,7 +64,7 @@ def installation(reply: str) -> Iterator[Installation]:
         env = application_environment(DataFolder(data), given, running, "127.0.0.1") | {
             "OPENAI_BASE_URL": provider,
             "OPENAI_API_KEY": "simulated",
-            "OPENAI_MODEL": "simulated",
+            "OPENAI_MODEL": "gpt-4o-mini",
         }
         for command in (["migrate"], ["collectstatic"]):
             manage = [sys.executable, "manage.py", *command, "--no-input", "-v", "0"]

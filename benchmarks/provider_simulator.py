@@ -85,8 +85,9 @@ class Control:
     `tokens` tokens of `kind` (prose, markdown, code, unicode); before it `reasoning` tokens, in
     the field `reasoning_field`. `usage` false leaves the figures out though they were asked for.
 
-    Refusals: `status` other than 200, with `retry_after` seconds; `html` (a page of HTML with
-    status 200); `redirect` (302 to this address).
+    Refusals: `status` other than 200, with `retry_after` seconds (or the header's text);
+    `html` (a page of HTML with status 200); `content_type` (a stream that says it is something
+    else); `redirect` (302 to this address).
 
     Faults: `reset_after` (TCP RST; 0 after the headers, -1 instead of a response), `close_after`
     (the connection ends in mid-body), `end_after` (the body ends as if complete, with neither
@@ -114,8 +115,9 @@ class Control:
     finish_reason: str = "stop"
     usage: bool = True
     status: int = 200
-    retry_after: float | None = None
+    retry_after: float | str | None = None
     html: bool = False
+    content_type: str = "text/event-stream; charset=utf-8"
     redirect: str | None = None
     reset_after: int | None = None
     close_after: int | None = None
@@ -430,7 +432,7 @@ class _Reply:
         self._record.first_byte_at = time.monotonic()
         self._record.status = control.status
         if control.status != 200:
-            after = [] if control.retry_after is None else [f"retry-after: {control.retry_after:g}"]
+            after = [] if control.retry_after is None else [f"retry-after: {control.retry_after}"]
             body = orjson.dumps(error("The simulator was told to fail.", "simulated_error"))
             self._refuse(control.status, body, "application/json", *after)
         elif control.redirect is not None:
@@ -451,7 +453,7 @@ class _Reply:
 
     def _begin_stream(self) -> None:
         self._connection.start(
-            200, "content-type: text/event-stream; charset=utf-8", "transfer-encoding: chunked"
+            200, f"content-type: {self._control.content_type}", "transfer-encoding: chunked"
         )
         if self._control.empty:
             self._finish("completed")

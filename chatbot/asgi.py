@@ -8,6 +8,7 @@ socket.
 import asyncio
 import gc
 import os
+from contextlib import suppress
 from typing import Any
 
 from django.core.asgi import get_asgi_application
@@ -17,11 +18,15 @@ _pages = get_asgi_application()
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
+from django.db import DatabaseError  # noqa: E402
 from servestatic import ServeStaticASGI  # noqa: E402
 
+from accounts.access import System  # noqa: E402
 from chatbot import telemetry  # noqa: E402
+from chatbot.database import db  # noqa: E402
 from conversations.reply.runner import runner  # noqa: E402
 from conversations.routing import router as sockets  # noqa: E402
+from prompts.catalogue import offers_for  # noqa: E402
 from prompts.provider import client_library  # noqa: E402
 
 
@@ -57,6 +62,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await runner().ready()
     await send({"type": "lifespan.startup.complete"})
     await asyncio.to_thread(client_library)
+    with suppress(DatabaseError):  # then the first question reads it
+        await db(offers_for)(System("start"))
     _spare_the_collector()
     await receive()
     await runner().drain()

@@ -5,6 +5,7 @@ from pathlib import Path
 import environ
 from celery.schedules import crontab
 from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
 
 from chatbot.celery import broker_url, queue_of
 from chatbot.secrets import read_secret
@@ -126,6 +127,10 @@ CELERY_BEAT_SCHEDULE = {
         "task": "conversations.tasks.forget_dead_runners",
         "schedule": crontab(minute=23),
     },
+    "settle_forgotten_reservations": {
+        "task": "conversations.tasks.settle_forgotten_reservations",
+        "schedule": crontab(minute="*/10"),
+    },
     "forget_ended_sessions": {
         "task": "accounts.tasks.forget_ended_sessions",
         "schedule": crontab(hour=3, minute=17),
@@ -215,6 +220,26 @@ OPENAI_API_KEY = read_secret("OPENAI_API_KEY", default="")
 OPENAI_MODEL = env.str("OPENAI_MODEL", default="gpt-4.1-mini")
 # A label for the page and for /health; nothing else depends on it.
 PROVIDER_IS_DEMO = env.bool("PROVIDER_IS_DEMO", default=False)
+# Time limits of one request, then of all that is tried before the first token, then of a reply.
+PROVIDER_CONNECT_SECONDS = env.float("PROVIDER_CONNECT_SECONDS", default=5.0)
+PROVIDER_FIRST_TOKEN_SECONDS = env.float("PROVIDER_FIRST_TOKEN_SECONDS", default=60.0)
+PROVIDER_BETWEEN_TOKENS_SECONDS = env.float("PROVIDER_BETWEEN_TOKENS_SECONDS", default=30.0)
+PROVIDER_PATIENCE_SECONDS = env.float("PROVIDER_PATIENCE_SECONDS", default=120.0)
+PROVIDER_REPLY_SECONDS = env.float("PROVIDER_REPLY_SECONDS", default=1800.0)
+PROVIDER_ATTEMPTS = env.int("PROVIDER_ATTEMPTS", default=3)
+PROVIDER_RETRY_AFTER_SECONDS = env.float("PROVIDER_RETRY_AFTER_SECONDS", default=10.0)
+# The breaker: so many faults in a row, within a minute, give a model a pause of so many seconds.
+PROVIDER_BREAKER_FAULTS = env.int("PROVIDER_BREAKER_FAULTS", default=10)
+PROVIDER_BREAKER_SECONDS = env.float("PROVIDER_BREAKER_SECONDS", default=15.0)
+
+# How often people may ask. `conversations.turn.limits` reads and checks it.
+RATE_LIMITS = env.str(
+    "RATE_LIMITS", default="user=20/minute; user=300/hour; token=60/minute; site=600/minute"
+)
+# What holds while Redis, which counts, is away: open or closed.
+RATE_LIMITS_WITHOUT_REDIS = env.str("RATE_LIMITS_WITHOUT_REDIS", default="open")
+if RATE_LIMITS_WITHOUT_REDIS not in {"open", "closed"}:
+    raise ImproperlyConfigured("RATE_LIMITS_WITHOUT_REDIS is open or closed.")
 
 METRICS_TOKEN = read_secret("METRICS_TOKEN", default="")
 

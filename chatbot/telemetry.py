@@ -25,6 +25,7 @@ ID_NAMES = ("request_id", "trace_id", "turn_id")
 # --- figures ---------------------------------------------------------------------------------
 
 turns_ended = Counter("parley_turns_total", "Turns that ended, by outcome", ["outcome"])
+turns_refused = Counter("parley_turns_refused_total", "Turns that did not begin, by why", ["code"])
 first_token = Histogram(
     "parley_first_token_seconds",
     "From having the question to the provider's first token",
@@ -34,6 +35,12 @@ turn_duration = Histogram(
     "parley_turn_seconds",
     "From having the question to the end of the reply",
     buckets=(0.25, 0.5, 1, 2, 3, 5, 8, 13, 21, 34, 55, 120, 300),
+)
+provider_faults = Counter(
+    "parley_provider_faults_total", "Requests to a model that failed", ["model", "code"]
+)
+fallbacks = Counter(
+    "parley_fallbacks_total", "Replies that another model than the chosen one began", ["model"]
 )
 active_replies = Gauge(
     "parley_active_replies", "Replies being written now", multiprocess_mode="livesum"

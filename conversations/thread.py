@@ -12,6 +12,7 @@ from django.db.models import Exists, OuterRef
 from accounts.models import User
 from conversations.models import Conversation, Message
 from conversations.reply.log import Cursor
+from conversations.turn.budget import warning_for
 from conversations.turn.context import branch
 
 MESSAGES_AT_ONCE = 40
@@ -50,6 +51,7 @@ class Page:
     cursor: Cursor
     days: Sequence[Day] = ()
     older: str = ""
+    warning: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -76,7 +78,8 @@ def empty_page(
     conversation = Conversation(pk=conversation_id, owner=user)
     conversation.is_new = True  # type: ignore[attr-defined]
     days, older = _days(user, list_before)
-    return Page(conversation, [], None, Cursor(0, 0), _with_new(conversation, days), older)
+    warning = warning_for(user, conversation)
+    return Page(conversation, [], None, Cursor(0, 0), _with_new(conversation, days), older, warning)
 
 
 def page_of(
@@ -87,7 +90,9 @@ def page_of(
 ) -> Page:
     """Return the page of a stored conversation: its newest messages, or those before a message."""
     days, older = _days(conversation.owner, list_before)
-    return replace(thread_of(conversation, before=before), days=days, older=older)
+    warning = warning_for(conversation.owner, conversation)
+    page = thread_of(conversation, before=before)
+    return replace(page, days=days, older=older, warning=warning)
 
 
 def thread_of(conversation: Conversation, *, before: uuid.UUID | None = None) -> Page:

@@ -18,15 +18,27 @@ from uuid_utils.compat import uuid7
 from accounts.access import requires
 from accounts.http import Request, wants_fragment
 from accounts.models import User
+from chatbot import telemetry
 from chatbot.database import db
 from conversations.models import Conversation, Message
 from conversations.reply import fragments
 from conversations.reply.runner import runner
 from conversations.thread import empty_page, page_of
 from conversations.turn import Refusal, Turn, continue_turn, request_stop, start_turn
+from conversations.turn.limits import TooMany, check, rate_limit_fields
 
 NO_SCRIPT_PATIENCE_SECONDS = 120.0
-REFUSAL_STATUS = {"empty": 400, "too_long": 413, "reply_open": 409, "not_continuable": 409}
+REFUSAL_STATUS = {
+    "empty": 400,
+    "too_long": 413,
+    "reply_open": 409,
+    "not_continuable": 409,
+    "too_many": 429,
+    "budget_spent": 429,
+    "limits_away": 503,
+    "price_unknown": 503,
+    "no_model": 503,
+}
 
 
 @require_safe
@@ -42,8 +54,8 @@ def new_conversation(request: Request) -> HttpResponse:
 @requires("conversations.chat")
 def conversation(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
     """A conversation of one's own, newest messages last."""
-    mine = Conversation.objects.visible_to(request.user).select_related("owner")
-    stored = get_object_or_404(mine, pk=conversation_id)
+    stored = get_object_or_404(Conversation.objects.visible_to(request.user), pk=conversation_id)
+    stored.owner = request.user  # the same, and come with their roles
     stored.seen()
     page = page_of(
         stored,
@@ -60,12 +72,13 @@ async def ask(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     """Send a question; the reply starts."""
     text, key = _form(request)
     try:
+        fields = rate_limit_fields(await check(_asker(request)))
         turn, opening = await _begin(request, conversation_id, text, key)
     except Refusal as refusal:
         return await _refused(request, conversation_id, refusal, text)
     if not wants_fragment(request):
         return await _page_with_reply(turn)
-    response = HttpResponse(opening + _asked(turn.conversation))
+    response = HttpResponse(opening + _asked(turn.conversation), headers=fields)
     path = turn.conversation.get_absolute_url()
     if request.htmx.current_url_abs_path != path:  # type: ignore[attr-defined]
         response["HX-Push-Url"] = path
@@ -104,6 +117,7 @@ async def continue_reply(
     user = _asker(request)
     await runner().ready()
     try:
+        await check(user)
         turn, opening = await db(_continue)(conversation_id, reply_id, user, runner().row.pk)
     except (Conversation.DoesNotExist, Message.DoesNotExist) as error:
         raise Http404 from error
@@ -155,19 +169,26 @@ async def _refused(
     request: HttpRequest, conversation_id: uuid.UUID, refusal: Refusal, text: str
 ) -> HttpResponse:
     """Say why, beside the text that was not sent; the text stays where it is."""
+    telemetry.turns_refused.labels(refusal.code).inc()
     status = REFUSAL_STATUS[refusal.code]
     if wants_fragment(request):
         html = render_to_string("conversations/oob/refused.html", {"refusal": refusal})
-        return HttpResponse(html, status=status)
-    return await db(_refused_page)(request, conversation_id, refusal, text, status)
+        response = HttpResponse(html, status=status)
+    else:
+        response = await db(_refused_page)(request, conversation_id, refusal, text, status)
+    quotas = refusal.quotas if isinstance(refusal, TooMany) else []
+    for name, value in rate_limit_fields(quotas, retry_after=refusal.retry_after).items():
+        response[name] = value
+    return response
 
 
 def _refused_page(
     request: HttpRequest, conversation_id: uuid.UUID, refusal: Refusal, text: str, status: int
 ) -> HttpResponse:
     assert isinstance(request.user, User)
-    mine = Conversation.objects.visible_to(request.user).select_related("owner")
-    stored = mine.filter(pk=conversation_id).first()
+    stored = Conversation.objects.visible_to(request.user).filter(pk=conversation_id).first()
+    if stored:
+        stored.owner = request.user
     page = page_of(stored) if stored else empty_page(request.user, conversation_id)
     context = {"page": page, "key": uuid7(), "draft": text, "refusal": refusal}
     return render(request, "conversations/conversation.html", context, status=status)

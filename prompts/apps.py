@@ -1,11 +1,19 @@
 from django.apps import AppConfig
-from django.db.models.signals import post_migrate
+from django.db.models.signals import m2m_changed, post_delete, post_migrate, post_save
 
 
 class PromptsConfig(AppConfig):
     name = "prompts"
 
     def ready(self) -> None:
+        from prompts.catalogue import forget_offers_when_committed
+        from prompts.models import LanguageModel, ModelPrice
+        from prompts.offering import seed_default_model
         from prompts.publishing import seed_general_assistant
 
         post_migrate.connect(seed_general_assistant, sender=self)
+        post_migrate.connect(seed_default_model, sender=self)
+        for sender in (LanguageModel, ModelPrice):
+            post_save.connect(forget_offers_when_committed, sender=sender)
+            post_delete.connect(forget_offers_when_committed, sender=sender)
+        m2m_changed.connect(forget_offers_when_committed, sender=LanguageModel.roles.through)

@@ -1,17 +1,23 @@
 """The provider: any server that speaks OpenAI's chat completions with server-sent events.
 
-`Provider.stream()` yields lists of pieces, as they arrived together, and ends with `Finished`, or
-raises one `ProviderFault` whose code is stable. Who pauses between two lists gets fewer and longer
-ones, at less cost for each token. Events are parsed here from the raw response: the
-client library's own objects cost ten times as much for each token. Leaving the iterator closes the
-request upstream, so always hold it in `contextlib.aclosing`.
+`Provider.stream()` is one attempt: it yields lists of pieces, as they arrived together, and ends
+with `Finished`, or raises one `ProviderFault` whose code is stable; `prompts.routing` tries again.
+Who pauses between two lists gets fewer and longer ones, at less cost for each token. Events are
+parsed here from the raw response: the client library's own objects cost ten times as much for each
+token. Leaving the iterator closes the request upstream, so always hold it in `contextlib.aclosing`.
 
 Wire format: OpenAI chat completion chunks; Server-Sent Events (WHATWG HTML, section 9.2).
 """
 
 import asyncio
+import math
+import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from importlib import import_module
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -21,10 +27,9 @@ import httpx2
 import orjson
 from django.conf import settings
 
-CONNECT_SECONDS = 5.0
-FIRST_BYTE_SECONDS = 60.0
-BETWEEN_TOKENS_SECONDS = 30.0
 MAX_EVENT_BYTES = 1 << 20
+# httpx2's own limit for a read; ours are shorter and come first.
+_READ_SECONDS = 3600.0
 
 Role = Literal["system", "user", "assistant"]
 ChatMessage = Mapping[str, str]
@@ -62,18 +67,24 @@ class Finished:
 Piece = TextPiece | ThinkingPiece | Finished
 
 FaultCode = Literal[
-    "unreachable", "timeout", "unauthorised", "busy", "rejected", "failing", "garbled", "cut",
-    "stalled", "empty",
+    "unreachable", "untrusted", "timeout", "unauthorised", "busy", "rejected", "failing", "garbled",
+    "cut", "stalled", "empty", "resting",
 ]  # fmt: skip
 
 
 class ProviderFault(Exception):
-    """The provider did not deliver. `code` says how, `status` is HTTP's where there was one."""
+    """The provider did not deliver. `code` says how, `status` is HTTP's where there was one.
 
-    def __init__(self, code: FaultCode, status: int | None = None) -> None:
+    `retry_after` is the time in seconds for which the provider asked to be left alone, if it did.
+    """
+
+    def __init__(
+        self, code: FaultCode, status: int | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(code)
         self.code: FaultCode = code
         self.status = status
+        self.retry_after = retry_after
 
 
 def client_library() -> Any:
@@ -91,9 +102,6 @@ class Provider:
             base_url=base_url,
             api_key=api_key or "none",
             max_retries=0,
-            timeout=library.Timeout(
-                BETWEEN_TOKENS_SECONDS, connect=CONNECT_SECONDS, read=FIRST_BYTE_SECONDS
-            ),
             http_client=library.DefaultAioHttpClient(follow_redirects=False),
         )
 
@@ -102,26 +110,40 @@ class Provider:
     ) -> AsyncGenerator[list[Piece], None]:
         """Ask, and yield the reply as it arrives. Raises ProviderFault."""
         library = client_library()
+        began = time.monotonic()
+        try:
+            async with AsyncExitStack() as exits:
+                async with asyncio.timeout(settings.PROVIDER_FIRST_TOKEN_SECONDS):
+                    request = self._request(messages, model, parameters)
+                    response = await exits.enter_async_context(request)
+                if "text/event-stream" not in response.headers.get("content-type", ""):
+                    raise ProviderFault("garbled", response.status_code)
+                left = settings.PROVIDER_FIRST_TOKEN_SECONDS - (time.monotonic() - began)
+                async for pieces in _batches(response.iter_bytes(), model, left):
+                    yield pieces
+        except TimeoutError as error:
+            raise ProviderFault("timeout") from error
+        except library.APIStatusError as error:
+            raise _fault_of(error.status_code, error.response.headers) from error
+        except library.APIConnectionError as error:
+            raise ProviderFault(_how_it_failed(error)) from error
+        except library.APIError as error:
+            raise ProviderFault("failing") from error
+
+    def _request(
+        self, messages: Sequence[ChatMessage], model: str, parameters: Mapping[str, Any]
+    ) -> Any:
+        library = client_library()
         # As `extra_body`, because the library looks at each field of each message otherwise: that
         # costs more than all the rest of a request, and grows with the conversation.
         told = {"messages": list(messages), "stream_options": {"include_usage": True}}
-        request = self._client.chat.completions.with_streaming_response.create(
-            messages=[], model=model, stream=True, extra_body=told | parameters
+        return self._client.chat.completions.with_streaming_response.create(
+            messages=[],
+            model=model,
+            stream=True,
+            extra_body={**told, **parameters},
+            timeout=library.Timeout(_READ_SECONDS, connect=settings.PROVIDER_CONNECT_SECONDS),
         )
-        try:
-            async with request as response:
-                if "text/event-stream" not in response.headers.get("content-type", ""):
-                    raise ProviderFault("garbled", response.status_code)
-                async for pieces in _batches(response.iter_bytes(), model):
-                    yield pieces
-        except library.APITimeoutError as error:
-            raise ProviderFault("unreachable" if _was_refused(error) else "timeout") from error
-        except library.APIStatusError as error:
-            raise ProviderFault(_code_of(error.status_code), error.status_code) from error
-        except library.APIConnectionError as error:
-            raise ProviderFault("unreachable") from error
-        except library.APIError as error:
-            raise ProviderFault("failing") from error
 
     async def close(self) -> None:
         """Close the connections that are kept open between requests."""
@@ -137,17 +159,22 @@ class Provider:
         return True
 
 
-def _was_refused(error: BaseException | None) -> bool:
-    """Whether a connection failed at once; the client library calls that a timeout too."""
+def _how_it_failed(error: BaseException | None) -> FaultCode:
+    """Say why there is no connection. Waiting for an answer has limits of ours, so that what the
+    client library calls a timeout here is one of connecting."""
     while error is not None:
-        if isinstance(error, aiohttp.ClientConnectionError):
-            return not isinstance(error, TimeoutError)
+        if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+            return "untrusted"
         error = error.__cause__ or error.__context__
-    return False
+    return "unreachable"
+
+
+def _fault_of(status: int, headers: Mapping[str, str]) -> ProviderFault:
+    return ProviderFault(_code_of(status), status, retry_after(headers))
 
 
 def _code_of(status: int) -> FaultCode:
-    if status in {401, 403}:
+    if status in {401, 402, 403}:
         return "unauthorised"
     if status == 429:
         return "busy"
@@ -158,13 +185,52 @@ def _code_of(status: int) -> FaultCode:
     return "failing" if status >= 500 else "rejected"
 
 
-async def _batches(chunks: AsyncIterator[bytes], model: str) -> AsyncIterator[list[Piece]]:
-    """Yield the pieces of what arrived together, `Finished` last. Raises ProviderFault."""
-    reading, patience = _Reading(model), FIRST_BYTE_SECONDS
+def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Return for how many seconds the server wants no more requests, or None when it says nothing.
+
+    Reads `retry-after-ms` (OpenAI, Azure) before `Retry-After`, in seconds or as an HTTP date
+    (RFC 9110, section 10.2.3). What is malformed or endless counts as nothing said.
+    """
+    milliseconds = _amount(headers.get("retry-after-ms") or headers.get("x-ms-retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    said = headers.get("retry-after")
+    seconds = _amount(said)
+    return _seconds_until(said, now) if seconds is None and said else seconds
+
+
+def _amount(text: str | None) -> float | None:
+    try:
+        amount = float(text or "")
+    except ValueError:
+        return None
+    return amount if math.isfinite(amount) and amount >= 0 else None
+
+
+def _seconds_until(date: str, now: datetime | None) -> float | None:
+    try:
+        then = parsedate_to_datetime(date)
+        # HTTP's dates are GMT, also where that is not said.
+        then = then if then.tzinfo else then.replace(tzinfo=UTC)
+        return max((then - (now or datetime.now(UTC))).total_seconds(), 0.0)
+    except (ValueError, OverflowError):
+        return None
+
+
+async def _batches(
+    chunks: AsyncIterator[bytes], model: str, first_token_seconds: float
+) -> AsyncIterator[list[Piece]]:
+    """Yield the pieces of what arrived together, `Finished` last. Raises ProviderFault.
+
+    The limits count the time we wait for a piece: a server that only says that it lives (comments,
+    events without text) is silent, and a reader who takes their time costs the server none.
+    """
+    reading, left = _Reading(model), first_token_seconds
     iterator = aiter(chunks)
     while not reading.is_done:
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(left):
                 chunk = await anext(iterator)
         except StopAsyncIteration:
             break
@@ -172,9 +238,10 @@ async def _batches(chunks: AsyncIterator[bytes], model: str) -> AsyncIterator[li
             raise ProviderFault("stalled") from error
         except (httpx2.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
             raise ProviderFault("cut") from error
-        patience = BETWEEN_TOKENS_SECONDS
+        left -= time.monotonic() - began
         if pieces := reading.take(chunk):
             yield pieces
+            left = settings.PROVIDER_BETWEEN_TOKENS_SECONDS
         if reading.fault:
             raise reading.fault
     yield [reading.finished()]
@@ -258,13 +325,18 @@ _providers: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], 
 _providers = WeakKeyDictionary()
 
 
-def configured_provider() -> Provider:
-    """Return the provider that the environment names; its connections belong to the event loop."""
+def provider_at(base_url: str, api_key: str) -> Provider:
+    """Return the provider at this address; its connections belong to the running event loop."""
     known = _providers.setdefault(asyncio.get_running_loop(), {})
-    address = (settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY)
+    address = (base_url, api_key)
     if address not in known:
         known[address] = Provider(*address)
     return known[address]
+
+
+def configured_provider() -> Provider:
+    """Return the provider that the environment names."""
+    return provider_at(settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY)
 
 
 async def close_providers() -> None:

@@ -24,7 +24,9 @@ from audit import trail
 from audit.append_only import TABLE, TABLE_TRIGGER
 from benchmarks.provider_simulator import running_simulator
 from conversations.models import Conversation, Message, Runner
-from conversations.turn import Turn, start_turn
+from conversations.turn import Progress, Turn, TurnEnded, close_reply, start_turn
+from prompts.catalogue import forget_offers
+from prompts.provider import Usage
 
 PASSWORD = "the people's password 1"
 
@@ -124,10 +126,9 @@ def finished(begin: Callable[..., Turn]) -> Callable[..., Turn]:
 
     def make(text: str = "Hello?", reply: str = "Hi.", **given) -> Turn:
         turn = begin(text, **given)
-        turn.reply.content = reply
-        turn.reply.state = Message.State.COMPLETED
-        turn.reply.duration_ms = 1200
-        turn.reply.save()
+        usage = Usage(tokens_in=20, tokens_cached=0, tokens_out=5)
+        ended = TurnEnded(Message.State.COMPLETED, usage=usage, duration_ms=1200)
+        assert close_reply(turn.reply, Progress(reply, "", 0), ended)
         return turn
 
     return make
@@ -190,6 +191,8 @@ def live(
 ) -> Iterator[LiveServer]:
     """The running server with the simulated provider; its replies end before the test does."""
     settings.OPENAI_BASE_URL = simulator
+    # Faults are to be seen, not mended; and those of one test are nothing to another.
+    settings.PROVIDER_ATTEMPTS, settings.PROVIDER_BREAKER_FAULTS = 1, 1_000_000
     yield _live_server
     _live_server.finish_replies()
 
@@ -240,6 +243,7 @@ def _flush(self: TransactionTestCase) -> None:
     Django's flush is one TRUNCATE, which the append-only table refuses; only its owner can switch
     the trigger off for that moment, and the application's role is not the owner.
     """
+    from prompts.offering import seed_default_model
     from prompts.publishing import seed_general_assistant
 
     tables = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
@@ -251,6 +255,7 @@ def _flush(self: TransactionTestCase) -> None:
         )
     seed_roles()
     seed_general_assistant()
+    seed_default_model()
 
 
 TransactionTestCase._fixture_teardown = _flush
@@ -265,6 +270,14 @@ def _entries_beside_roll_back_with_the_test(request, monkeypatch):
     ) or "transactional_db" in request.fixturenames
     if not commits:
         monkeypatch.setattr(trail, "_connection_beside", nullcontext)
+
+
+@pytest.fixture(autouse=True)
+def _offers_of_its_own():
+    # The catalogue keeps rows for seconds: one test's must not be offered in another.
+    forget_offers()
+    yield
+    forget_offers()
 
 
 @pytest.fixture(autouse=True)

@@ -65,8 +65,9 @@ def _settings() -> None:
         METRICS_TOKEN="metrics-token-of-the-tests",
         OPENAI_BASE_URL="http://127.0.0.1:9/v1",
         OPENAI_API_KEY="test",
-        OPENAI_MODEL="simulated",
+        OPENAI_MODEL="gpt-4o-mini",
         LOG_LEVEL="WARNING",
+        RATE_LIMITS="",  # set where they are tested
     )
 
 

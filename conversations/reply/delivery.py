@@ -87,10 +87,13 @@ class Delivery:
         self._cursor = self._cursor.next()
         return self._progress()
 
-    async def send_last(self, *, patience_seconds: float = 30.0) -> None:
-        """Send what is left and the frame that ends the reply, whose row is closed by now."""
+    async def send_last(self, warning: str = "", *, patience_seconds: float = 30.0) -> None:
+        """Send what is left and the frame that ends the reply, whose row is closed by now.
+
+        `warning` says that a budget is nearly spent.
+        """
         final = await self._final()
-        html = fragments.turn_ended(self._reply, final)
+        html = fragments.turn_ended(self._reply, final, warning)
         self._outbox.append(Frame(self._cursor, html))
         # Otherwise readers learn of the end from the database.
         with suppress(TimeoutError, FencedOut):

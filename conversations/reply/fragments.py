@@ -66,7 +66,7 @@ def turn_resumed(turn: "Turn") -> str:
     return html + _sidebar_item(turn.conversation, is_live=True, unless=turn.reply.fence)
 
 
-def turn_ended(reply: Message, final: "Final") -> str:
+def turn_ended(reply: Message, final: "Final", warning: str) -> str:
     """The rest of the text, then what stands under a finished reply; the prose is sent again only
     when what was streamed is not what a reload would show."""
     pieces = partial(f"#open-{reply.fence}", "beforebegin", final.closed) if final.closed else ""
@@ -75,7 +75,7 @@ def turn_ended(reply: Message, final: "Final") -> str:
         pieces += partial(f"#prose-{reply.fence}", "innerHTML", final.html)
     pieces += render_to_string(
         "conversations/oob/turn_ended.html",
-        {"reply": reply, "conversation": reply.conversation},
+        {"reply": reply, "conversation": reply.conversation, "warning": warning},
     )
     # The title is told again: its own frame is refused when the next turn has begun before it.
     return pieces + title_changed(reply.conversation)

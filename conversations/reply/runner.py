@@ -36,6 +36,7 @@ from conversations.reply.log import (
     connect,
 )
 from conversations.turn import (
+    Closed,
     Progress,
     Turn,
     TurnEnded,
@@ -44,8 +45,9 @@ from conversations.turn import (
     run_turn,
 )
 from conversations.turn.closing import beat
+from conversations.turn.limits import close_limiters
 from conversations.turn.titles import title_if_first
-from prompts.provider import close_providers, configured_provider
+from prompts import routing
 
 logger = structlog.get_logger(__name__)
 
@@ -101,7 +103,8 @@ class ReplyRunner:
         self._draining = True
         await self.finish_replies(seconds)
         await cancelled(self._background)
-        await close_providers()
+        await routing.close()
+        await close_limiters()
         await self.hub.close()
         await self._redis.aclose()
         await self._blocking.aclose()
@@ -157,18 +160,17 @@ class ReplyRunner:
     async def _write_to(
         self, delivery: Delivery, turn: Turn, ending: "asyncio.Future[Ending]"
     ) -> None:
-        ended = await run_turn(
-            turn.messages,
-            model=turn.reply.model,
-            provider=configured_provider(),
-            listener=delivery,
-            until=ending,
+        assert turn.call is not None, "a turn that was there already is not launched"
+        stream = routing.stream(
+            turn.call.offer, turn.call.messages, max_tokens=turn.call.max_tokens
         )
+        ended = await run_turn(stream, listener=delivery, until=ending)
         progress = await delivery.finish()
-        if not await self._close(turn.reply, progress, ended):
+        closed = await self._close(turn.reply, progress, ended)
+        if not closed:
             logger.warning("reply_lost_to_another_process")
             return
-        await delivery.send_last()
+        await delivery.send_last(closed.warning)
         _count(ended)
         if not self._draining:
             cursor = Cursor(turn.reply.fence, progress.cursor)
@@ -187,7 +189,7 @@ class ReplyRunner:
         with suppress(*REDIS_FAULTS, FencedOut):  # readers then learn of it from the database
             await self.log.append(reply.conversation_id, Frame(cursor, html), last=True)
 
-    async def _close(self, reply: Message, progress: Progress, ended: TurnEnded) -> bool:
+    async def _close(self, reply: Message, progress: Progress, ended: TurnEnded) -> Closed | None:
         """Write the outcome, trying again while the database is away."""
         give_up_at = time.monotonic() + CLOSE_PATIENCE_SECONDS
         while True:
@@ -200,7 +202,7 @@ class ReplyRunner:
                 await asyncio.sleep(0.5)
 
     async def _give_title(self, turn: Turn, cursor: Cursor, *, by_model: bool) -> None:
-        conversation = await title_if_first(turn, configured_provider() if by_model else None)
+        conversation = await title_if_first(turn, by_model=by_model)
         if conversation:
             with suppress(*REDIS_FAULTS, FencedOut):  # the next page load shows it
                 html = fragments.title_changed(conversation)

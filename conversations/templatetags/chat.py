@@ -1,5 +1,7 @@
 """How replies look in templates: prose, notices and figures."""
 
+from decimal import Decimal
+
 from django import template
 from django.utils.safestring import SafeString, mark_safe
 
@@ -54,6 +56,14 @@ def _sentence(reply: Message) -> Sentence | None:
 def grouped(number: int | None) -> str:
     """Digits in groups of three: 184 302."""
     return "" if number is None else f"{number:,}".replace(",", THIN_SPACE)
+
+
+@register.filter
+def usd(amount: Decimal) -> str:
+    """An amount in US dollars, to the cent, or to a hundredth of one while it is less."""
+    if 0 < amount < Decimal("0.0001"):
+        return "under $0.0001"
+    return f"${amount:.2f}" if amount >= 1 or not amount else f"${amount:.4f}"
 
 
 @register.filter

@@ -1,18 +1,19 @@
 """One turn, from text to settled reply. Knows no socket and no HTML."""
 
-from conversations.turn.closing import Progress, close_abandoned, close_reply, save_progress
+from conversations.turn.closing import Closed, Progress, close_abandoned, close_reply, save_progress
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
 from conversations.turn.opening import (
-    Refusal,
     Turn,
     can_continue,
     continue_turn,
     request_stop,
     start_turn,
 )
+from conversations.turn.refusal import Refusal
 from conversations.turn.running import run_turn
 
 __all__ = [
+    "Closed",
     "Progress",
     "Refusal",
     "TextArrived",

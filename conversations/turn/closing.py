@@ -13,6 +13,7 @@ from django.db.models.functions import Now
 
 from audit.trail import System, record
 from conversations.models import Conversation, Message, Runner
+from conversations.turn.budget import settle, settle_abandoned, warning_for
 from conversations.turn.events import TurnEnded
 
 RUNNER_DEAD_AFTER = timedelta(seconds=6)
@@ -60,11 +61,18 @@ class SaveResult:
     stop_requested: bool
 
 
-@transaction.atomic
-def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> bool:
-    """Write the outcome, to the row and to `reply`, and learn the conversation's title.
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """That a reply is closed. `warning` is a sentence when a budget is nearly spent, or empty."""
 
-    Returns False, and changes nothing, when the run lost its fence.
+    warning: str
+
+
+@transaction.atomic
+def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> Closed | None:
+    """Write the outcome, to the row and to `reply`, learn the conversation's title, and settle.
+
+    Returns None, and changes nothing, when the run lost its fence.
     """
     usage = ended.usage
     changes: dict[str, object] = {
@@ -79,6 +87,8 @@ def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> bool:
     }
     if ended.model:
         changes["model"] = ended.model
+    if ended.offer and ended.offer.remote_name != reply.model:
+        changes["asked_model"] = reply.model
     if usage:
         changes |= {
             "tokens_in": (reply.tokens_in or 0) + usage.tokens_in,
@@ -89,12 +99,14 @@ def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> bool:
         pk=reply.pk, fence=reply.fence, state=Message.State.STREAMING
     ).update(**changes)
     if not closed:
-        return False
+        return None
+    price = ended.offer.price if ended.offer else None
     for name, value in changes.items():
         setattr(reply, name, value)
     reply.conversation.refresh_from_db(fields=["title_sealed"])
     _record_end(reply, ended.outcome, ended.fault, ended.duration_ms)
-    return True
+    settle(reply, usage, now=datetime.now(UTC), price=price)
+    return Closed(warning_for(reply.conversation.owner, reply.conversation))
 
 
 @transaction.atomic
@@ -119,6 +131,7 @@ def close_abandoned(*, limit: int = 100) -> list[Message]:
         reply.cursor, reply.runner, reply.ended_at = 0, None, datetime.now(UTC)
         reply.save(update_fields=["fence", "state", "fault", "cursor", "runner", "ended_at"])
         _record_end(reply, reply.state, reply.fault, 0)
+    settle_abandoned(abandoned, now=datetime.now(UTC))
     return abandoned
 
 

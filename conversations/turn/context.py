@@ -1,35 +1,92 @@
 """What the provider is told: the prompt, then the branch of messages up to the reply."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from conversations.models import Message
+from conversations.turn.refusal import Refusal
+from conversations.turn.tokens import estimated_tokens_told
+from prompts.catalogue import Offer
 from prompts.provider import ChatMessage
 
 CONTINUE = "Continue exactly where you stopped. Repeat nothing and do not comment on the pause."
 
 
-def messages_for(reply: Message) -> list[ChatMessage]:
-    """Return the chat messages that ask for this reply, oldest first.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The messages that ask for a reply, oldest first, and how many tokens they are, estimated.
 
-    One query when the reply came with its prompt version.
+    `turns_left_out` turns at the beginning of the conversation did not fit.
+    """
+
+    messages: list[ChatMessage]
+    tokens: int
+    turns_left_out: int
+
+
+def told_for(reply: Message, question: Message, offer: Offer) -> Told:
+    """Return what asks `offer` for this reply to `question`, the row of neither need be stored.
+
+    Whole turns are left out, oldest first, until the rest fits the model's window beside the reply.
+    Raises Refusal when the question alone does not. One query, none in a new conversation.
     """
     assert reply.prompt_version is not None, "a reply has a prompt version"
-    told: list[ChatMessage] = [{"role": "system", "content": reply.prompt_version.content}]
-    everything = Message.objects.filter(conversation_id=reply.conversation_id).only(
-        "id", "parent_id", "role", "state", "content_sealed"
-    )
-    told += [
-        {"role": message.role, "content": content}
-        for message in branch(everything, reply.parent_id)
-        if (content := message.content)
-    ]
+    system: list[ChatMessage] = [{"role": "system", "content": reply.prompt_version.content}]
+    asked: list[ChatMessage] = [{"role": "user", "content": question.content}]
     if so_far := reply.content:
-        told += [
+        asked += [
             {"role": "assistant", "content": so_far},
             {"role": "user", "content": CONTINUE},
         ]
-    return told
+    # Whoever stands in must be able to take it too.
+    whole = min(_room(each) for each in (offer, *offer.fallbacks))
+    room = whole - estimated_tokens_told([*system, *asked])
+    if room < 0:
+        raise Refusal(
+            "too_long",
+            "The message is too long for the model.",
+            f"{offer.label} takes about {whole:,} tokens at once. Nothing was sent."
+            " Shorten it, or send it in parts.",
+        )
+    turns = _turns(_earlier(question))
+    kept = _newest_that_fit(turns, room)
+    messages = [*system, *(message for turn in kept for message in turn), *asked]
+    return Told(messages, estimated_tokens_told(messages), len(turns) - len(kept))
+
+
+def _room(offer: Offer) -> int:
+    """Tokens for what is told; at least half of the window, whatever a reply may have."""
+    return offer.context_window - min(offer.max_output_tokens, offer.context_window // 2)
+
+
+def _earlier(question: Message) -> list[Message]:
+    if question.parent_id is None:
+        return []
+    everything = Message.objects.filter(conversation_id=question.conversation_id).only(
+        "id", "parent_id", "role", "state", "content_sealed"
+    )
+    return branch(everything, question.parent_id)
+
+
+def _turns(messages: Iterable[Message]) -> list[list[ChatMessage]]:
+    """Return the messages with their replies; what stands before the first question is a turn."""
+    turns: list[list[ChatMessage]] = []
+    for message in messages:
+        if not (content := message.content):
+            continue
+        if message.role == Message.Role.USER or not turns:
+            turns.append([])
+        turns[-1].append({"role": message.role, "content": content})
+    return turns
+
+
+def _newest_that_fit(turns: Sequence[list[ChatMessage]], room: int) -> Sequence[list[ChatMessage]]:
+    for start in range(len(turns) - 1, -1, -1):
+        room -= estimated_tokens_told(turns[start])
+        if room < 0:
+            return turns[start + 1 :]
+    return turns
 
 
 def branch(messages: Iterable[Message], leaf_id: uuid.UUID | None) -> list[Message]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from conversations.models import Message
+from prompts.catalogue import Offer
 from prompts.provider import Usage
 
 
@@ -18,12 +19,17 @@ class TextArrived:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The end. `fault` is a code from `faults.py` or empty; times are milliseconds."""
+    """The end. `fault` is a code from `faults.py` or empty; times are milliseconds.
+
+    `offer` is the model that answered, which may not be the one that was asked first; `model` is
+    what the provider called it.
+    """
 
     outcome: Message.State
     fault: str = ""
     finish_reason: str = ""
     model: str = ""
+    offer: Offer | None = None
     usage: Usage | None = None
     first_token_ms: int | None = None
     duration_ms: int = 0

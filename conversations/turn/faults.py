@@ -25,6 +25,15 @@ FAULTS = {
         "The provider does not answer.",
         f"{_KEPT} Try again in a moment; if it stays so, tell your administrator.",
     ),
+    "untrusted": Sentence(
+        "The provider's identity could not be confirmed.",
+        f"{_KEPT} An administrator has to check its address and certificate; then try again.",
+        "danger",
+    ),
+    "resting": Sentence(
+        "The provider failed several times in a row and is left alone for a moment.",
+        f"{_KEPT} Try again in half a minute.",
+    ),
     "timeout": Sentence("The provider took too long.", _GO_ON, without_text=_AGAIN),
     "stalled": Sentence("The provider fell silent.", _GO_ON, without_text=_AGAIN),
     "cut": Sentence("The connection to the provider broke.", _GO_ON, without_text=_AGAIN),

@@ -4,7 +4,7 @@ Whoever asks (page, API, test) calls these verbs; each carries permission, chang
 """
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from django.db import IntegrityError, transaction
@@ -13,8 +13,10 @@ from accounts.access import require
 from accounts.models import User
 from audit.trail import record
 from conversations.models import Conversation, Message
-from conversations.turn.context import messages_for
-from prompts.catalogue import default_model
+from conversations.turn.budget import reserve
+from conversations.turn.context import Told, told_for
+from conversations.turn.refusal import Refusal
+from prompts.catalogue import NotOffered, Offer, offer_for
 from prompts.provider import ChatMessage
 from prompts.publishing import live_version
 
@@ -22,30 +24,28 @@ MAX_QUESTION_BYTES = 64 * 1024
 MAX_KEY_CHARACTERS = 64
 
 
-class Refusal(Exception):
-    """A turn can't begin. `sentence` tells the person what holds and what to do."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked of a provider, and of which; at most `max_tokens` were reserved."""
 
-    def __init__(self, code: str, headline: str, sentence: str) -> None:
-        super().__init__(code)
-        self.code, self.headline, self.sentence = code, headline, sentence
+    offer: Offer
+    messages: list[ChatMessage]
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question and its reply, in their conversation.
-
-    `messages` is what the provider is told; empty when the turn was there already.
-    """
+    """A question and its reply, in their conversation. Without `call` it was there already."""
 
     conversation: Conversation
     question: Message
     reply: Message
-    messages: list[ChatMessage]
+    call: Call | None
 
     @property
     def is_new(self) -> bool:
-        """Whether this call began it, so that its reply is to be written now."""
-        return bool(self.messages)
+        """Whether this began it, so that its reply is to be written now."""
+        return self.call is not None
 
 
 def checked_question(text: str) -> str:
@@ -76,6 +76,7 @@ def start_turn(
     require(by, "conversations.chat")
     text = checked_question(text)
     conversation = _locked(conversation_id, by)
+    conversation.owner = by  # the same, and come with their roles
     version = live_version()
     question = Message(
         conversation=conversation,
@@ -91,9 +92,9 @@ def start_turn(
         role=Message.Role.ASSISTANT,
         state=Message.State.STREAMING,
         prompt_version=version,
-        model=version.model or default_model(),
         arm=Message.Arm.PRODUCTION,
     )
+    offer, told = _asked_of(by, question, reply)
     _claim(conversation, reply, runner_id)
     try:
         with transaction.atomic():
@@ -102,7 +103,7 @@ def start_turn(
         return _standing_turn(conversation, question.key or "")
     _save_conversation(conversation, reply)
     record(by, "turn.started", conversation, reply=str(reply.pk), prompt=str(version.pk))
-    return Turn(conversation, question, reply, messages_for(reply))
+    return Turn(conversation, question, reply, _reserved(by, reply, offer, told))
 
 
 @transaction.atomic
@@ -119,7 +120,7 @@ def continue_turn(
         pk=reply_id, role=Message.Role.ASSISTANT
     )
     if reply.is_open:  # a double click, or another tab was quicker
-        return Turn(conversation, _question_of(reply), reply, [])
+        return Turn(conversation, _question_of(reply), reply, None)
     if reply.pk != conversation.leaf_id or not can_continue(reply):
         raise Refusal(
             "not_continuable",
@@ -130,11 +131,12 @@ def continue_turn(
     reply.fault = reply.finish_reason = ""
     reply.stop_requested_at = reply.ended_at = None
     reply.cursor = 0
+    offer, told = _asked_of(by, _question_of(reply), reply)
     _claim(conversation, reply, runner_id)
     reply.save()
     _save_conversation(conversation, reply)
     record(by, "turn.continued", conversation, reply=str(reply.pk))
-    return Turn(conversation, _question_of(reply), reply, messages_for(reply))
+    return Turn(conversation, _question_of(reply), reply, _reserved(by, reply, offer, told))
 
 
 @transaction.atomic
@@ -178,12 +180,46 @@ def _standing_turn(conversation: Conversation, key: str) -> Turn:
     question = conversation.messages.filter(key=key).first()
     if question:
         replies = question.children.select_related("prompt_version__template")
-        return Turn(conversation, question, replies.latest("created_at"), [])
+        return Turn(conversation, question, replies.latest("created_at"), None)
     raise Refusal(
         "reply_open",
         "A reply is still being written.",
         "Your message is kept here. Send it when the reply has ended, or stop the reply first.",
     )
+
+
+def _asked_of(by: User, question: Message, reply: Message) -> tuple[Offer, Told]:
+    """Choose who is to answer and what they are told. Raises Refusal."""
+    assert reply.prompt_version is not None, "a reply has a prompt version"
+    try:
+        offer = offer_for(by, reply.prompt_version.model)
+    except NotOffered as error:
+        raise Refusal(
+            "no_model",
+            "No model answers you at the moment.",
+            f"{error} Nothing was sent; an administrator decides which models are on offer.",
+        ) from error
+    # Nobody could say what a reply of a model without a price costs.
+    priced = tuple(each for each in offer.fallbacks if each.price)
+    offer = replace(offer, fallbacks=priced)
+    told = told_for(reply, question, offer)
+    reply.model, reply.asked_model = offer.remote_name, ""
+    reply.turns_left_out = told.turns_left_out
+    return offer, told
+
+
+def _reserved(by: User, reply: Message, offer: Offer, told: Told) -> Call:
+    """Reserve what the reply may cost. The last of the transaction, for the order of locks."""
+    granted = reserve(
+        reply,
+        user=by,
+        offer_price=offer.price,
+        tokens_in_estimate=told.tokens,
+        max_output_tokens=offer.max_output_tokens,
+        now=datetime.now(UTC),
+        fallback_prices=[each.price for each in offer.fallbacks if each.price],
+    )
+    return Call(offer, told.messages, granted.max_tokens)
 
 
 def _claim(conversation: Conversation, reply: Message, runner_id: uuid.UUID) -> None:

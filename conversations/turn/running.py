@@ -2,25 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
 from conversations.cancelling import cancelled
 from conversations.models import Message
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
-from prompts.provider import ChatMessage, Finished, Piece, ProviderFault, TextPiece, Usage
+from prompts.catalogue import Offer
+from prompts.provider import Finished, Piece, ProviderFault, TextPiece, Usage
+from prompts.routing import Answering, Batch
 
 # A provider that never ends must not fill our memory; about 100,000 tokens.
 MAX_REPLY_CHARACTERS = 400_000
-
-
-class Streams(Protocol):
-    """What a turn needs of a provider (`prompts.provider.Provider` is one)."""
-
-    def stream(
-        self, messages: Sequence[ChatMessage], *, model: str
-    ) -> AsyncGenerator[list[Piece], None]: ...
 
 
 class Listener(Protocol):
@@ -42,10 +36,14 @@ class _Story:
         self.first_token_ms: int | None = None
         self.finish_reason, self.model = "", ""
         self.usage: Usage | None = None
+        self.offer: Offer | None = None
         self.wrote = False
         self.characters = 0
 
-    def tell(self, piece: Piece) -> None:
+    def tell(self, piece: Piece | Answering) -> None:
+        if isinstance(piece, Answering):
+            self.offer = piece.offer
+            return
         if isinstance(piece, Finished):
             self.finish_reason, self.model = piece.reason, piece.model
             self.usage = piece.usage
@@ -64,7 +62,8 @@ class _Story:
             outcome,
             fault=fault,
             finish_reason=self.finish_reason,
-            model=self.model,
+            model=self.model or (self.offer.remote_name if self.offer else ""),
+            offer=self.offer,
             usage=self.usage,
             first_token_ms=self.first_token_ms,
             duration_ms=self._elapsed_ms(),
@@ -86,20 +85,17 @@ EndedFromOutside = tuple[Message.State, str]
 
 
 async def run_turn(
-    messages: Sequence[ChatMessage],
+    stream: AsyncGenerator[Batch, None],
     *,
-    model: str,
-    provider: Streams,
     listener: Listener,
     until: "asyncio.Future[EndedFromOutside]",
 ) -> TurnEnded:
-    """Ask `provider` and tell what arrives until it ends, fails, or `until` is decided.
+    """Tell what arrives in `stream` until it ends, fails, or `until` is decided.
 
     Whatever happens, the request upstream is closed when this returns. Never raises ProviderFault:
     a fault is an end like others.
     """
     story = _Story(listener.publish)
-    stream = provider.stream(messages, model=model)
     asking = asyncio.create_task(_ask(stream, story, listener.pause))
     either: set[asyncio.Future[Any]] = {asking, until}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -114,7 +110,7 @@ async def run_turn(
 
 
 async def _ask(
-    stream: AsyncGenerator[list[Piece], None], story: _Story, pause: Callable[[], Awaitable[None]]
+    stream: AsyncGenerator[Batch, None], story: _Story, pause: Callable[[], Awaitable[None]]
 ) -> None:
     async with aclosing(stream) as batches:
         async for pieces in batches:

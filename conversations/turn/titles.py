@@ -1,14 +1,21 @@
 """A conversation's title, made by the model out of the first question and reply."""
 
 from contextlib import aclosing
+from datetime import UTC, datetime
+
+from django.db import transaction
 
 from chatbot.database import db
 from conversations.models import Conversation
-from conversations.turn.opening import Turn
-from conversations.turn.running import Streams
-from prompts.provider import ChatMessage, ProviderFault, TextPiece
+from conversations.turn.budget import reserve, settle_title
+from conversations.turn.opening import Call, Turn
+from conversations.turn.refusal import Refusal
+from conversations.turn.tokens import estimated_tokens_told
+from prompts import routing
+from prompts.provider import ChatMessage, Finished, ProviderFault, TextPiece, Usage
 
 MAX_TITLE_CHARACTERS = 80
+MAX_TITLE_TOKENS = 120
 _EXCERPT_CHARACTERS = 600
 _ASK = (
     "Give this conversation a title of two to six words, in its language."
@@ -16,34 +23,60 @@ _ASK = (
 )
 
 
-async def title_if_first(turn: Turn, provider: Streams | None) -> Conversation | None:
+async def title_if_first(turn: Turn, *, by_model: bool) -> Conversation | None:
     """Give the conversation a title if it has none; return it then, with its title.
 
-    Without a provider, or with one that fails, the first words of the question are the title.
+    Without a model, with one that fails or where the budget does not reach, the first words of the
+    question are the title. What the title costs counts in the budget, not as the reply's.
     """
     if turn.conversation.title_sealed:
         return None
-    title = await _ask_for_title(turn, provider) if provider else ""
-    return await db(_store)(turn.conversation, title or first_words(turn.question.content))
+    title, usage = "", None
+    call = await db(_reserved)(turn) if by_model else None
+    if call:
+        title, usage = await _ask_for_title(call)
+    return await db(_store)(turn, title or first_words(turn.question.content), usage)
 
 
-async def _ask_for_title(turn: Turn, provider: Streams) -> str:
+@transaction.atomic
+def _reserved(turn: Turn) -> Call | None:
+    assert turn.call is not None, "a title is given by who wrote the reply"
+    offer = turn.call.offer
     messages: list[ChatMessage] = [
         {"role": "system", "content": _ASK},
         {"role": "user", "content": turn.question.content[:_EXCERPT_CHARACTERS]},
         {"role": "assistant", "content": turn.reply.content[:_EXCERPT_CHARACTERS]},
         {"role": "user", "content": "Now give the title."},
     ]
-    text = ""
     try:
-        async with aclosing(provider.stream(messages, model=turn.reply.model)) as batches:
+        granted = reserve(
+            turn.reply,
+            user=turn.conversation.owner,
+            offer_price=offer.price,
+            tokens_in_estimate=estimated_tokens_told(messages),
+            max_output_tokens=MAX_TITLE_TOKENS,
+            now=datetime.now(UTC),
+            fallback_prices=[each.price for each in offer.fallbacks if each.price],
+        )
+    except Refusal:
+        return None
+    return Call(offer, messages, granted.max_tokens)
+
+
+async def _ask_for_title(call: Call) -> tuple[str, Usage | None]:
+    text, usage = "", None
+    try:
+        asked = routing.stream(call.offer, call.messages, max_tokens=call.max_tokens)
+        async with aclosing(asked) as batches:
             async for pieces in batches:
                 text += "".join(piece.text for piece in pieces if isinstance(piece, TextPiece))
+                if isinstance(pieces[-1], Finished):
+                    usage = pieces[-1].usage
                 if len(text) > 4 * MAX_TITLE_CHARACTERS:
                     break
     except ProviderFault:
-        return ""
-    return _cleaned(text)
+        return "", usage
+    return _cleaned(text), usage
 
 
 def _cleaned(text: str) -> str:
@@ -62,9 +95,12 @@ def _shortened(text: str) -> str:
     return text[: MAX_TITLE_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
 
 
-def _store(conversation: Conversation, title: str) -> Conversation | None:
+@transaction.atomic
+def _store(turn: Turn, title: str, usage: Usage | None) -> Conversation | None:
+    conversation = turn.conversation
     conversation.title = title
     stored = Conversation.objects.filter(pk=conversation.pk, title_sealed=b"").update(
         title_sealed=conversation.title_sealed
     )
+    settle_title(turn.reply, usage, now=datetime.now(UTC))
     return conversation if stored else None

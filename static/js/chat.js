@@ -216,6 +216,10 @@ function tick() {
     const seconds = Math.max(0, Math.round((Date.now() - new Date(span.dataset.since)) / 1000));
     span.textContent = "· " + seconds + " s";
   }
+  for (const span of document.querySelectorAll("[data-until]")) {
+    const seconds = Math.ceil((new Date(span.dataset.until) - Date.now()) / 1000);
+    span.textContent = seconds > 0 ? "· " + seconds + " s" : "· You can go on now.";
+  }
 }
 
 async function copy(button, text) {

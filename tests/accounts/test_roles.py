@@ -67,7 +67,7 @@ SECTIONS = {
     "compliance_officer": {"prompts", "audit", "conversations"},
     "external_auditor": {"audit"},
     "operator": {"conversations"},
-    "administrator": {"prompts", "accounts"},
+    "administrator": {"prompts", "accounts", "conversations"},
 }
 
 

@@ -6,7 +6,6 @@ import pytest
 from playwright.sync_api import expect
 
 from benchmarks.provider_simulator import sim
-from prompts import provider
 from tests.browser.chat import Chat, last_reply
 
 pytestmark = pytest.mark.browser
@@ -42,9 +41,9 @@ def test_a_failure_before_the_first_word_is_told_and_tried_again(chat: Chat, fau
 
 @pytest.mark.parametrize(("fault", "sentence"), IN_THE_MIDDLE.values(), ids=IN_THE_MIDDLE)
 def test_a_failure_in_the_middle_keeps_the_text_and_continues(
-    chat: Chat, monkeypatch, fault, sentence
+    chat: Chat, settings, fault, sentence
 ):
-    monkeypatch.setattr(provider, "BETWEEN_TOKENS_SECONDS", 0.4)
+    settings.PROVIDER_BETWEEN_TOKENS_SECONDS = 0.4
     chat.ask(sim(text="One two three four five six seven eight nine ten.", **fault))
     expect(chat.notice).to_contain_text(sentence)
     expect(chat.prose).to_contain_text("One two three")

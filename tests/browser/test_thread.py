@@ -58,5 +58,5 @@ def test_under_a_reply_stands_what_it_took(chat: Chat):
     chat.ask("Hello")
     chat.expect_finished()
     evidence = chat.reply.locator(".evidence")
-    for fact in ("simulated", "General assistant v1", "5 out"):
+    for fact in ("gpt-4o-mini", "General assistant v1", "5 out"):
         expect(evidence).to_contain_text(fact)

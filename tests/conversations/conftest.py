@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from prompts.provider import Finished, Piece, ProviderFault, TextPiece, Usage
+from prompts.routing import Answering, Batch
 
 
 class ScriptedProvider:
@@ -14,9 +15,10 @@ class ScriptedProvider:
         self.asked: list[Sequence[dict[str, str]]] = []
         self.closed = False
 
-    async def stream(self, messages, *, model: str) -> AsyncGenerator[list[Piece], None]:
+    async def stream(self, offer, messages, *, max_tokens: int) -> AsyncGenerator[Batch, None]:
         self.asked.append(messages)
         try:
+            yield [Answering(offer, 1)]
             for step in self.script:
                 if isinstance(step, ProviderFault):
                     raise step
@@ -25,6 +27,6 @@ class ScriptedProvider:
                 else:
                     yield [TextPiece(step) if isinstance(step, str) else step]
             if not self.script or not isinstance(self.script[-1], Finished):
-                yield [Finished("stop", model, Usage(7, 0, 3))]
+                yield [Finished("stop", offer.remote_name, Usage(7, 0, 3))]
         finally:
             self.closed = True

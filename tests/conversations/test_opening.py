@@ -7,7 +7,15 @@ from django.db import close_old_connections, connection
 from accounts.access import Denied
 from audit.models import Entry
 from conversations.models import Conversation, Message
-from conversations.turn import Refusal, continue_turn, request_stop, start_turn
+from conversations.turn import (
+    Progress,
+    Refusal,
+    TurnEnded,
+    close_reply,
+    continue_turn,
+    request_stop,
+    start_turn,
+)
 from conversations.turn.opening import MAX_QUESTION_BYTES
 
 State = Message.State
@@ -19,7 +27,7 @@ def test_question_and_empty_reply_are_stored_together(begin):
     assert (turn.reply.state, turn.reply.content) == (State.STREAMING, "")
     assert turn.reply.parent_id == turn.question.pk
     assert str(turn.reply.prompt_version) == "General assistant v1"
-    assert (turn.reply.model, turn.reply.arm) == ("simulated", "production")
+    assert (turn.reply.model, turn.reply.arm) == ("gpt-4o-mini", "production")
     assert turn.reply.fence == turn.conversation.fence == 1
 
 
@@ -123,11 +131,8 @@ def test_two_at_once_begin_one_reply(olive, runner_row, same_key):
     assert len(refused) == (0 if same_key else 3)
 
 
-def _ended(turn, state, content="", **fields):
-    turn.reply.state, turn.reply.content = state, content
-    for name, value in fields.items():
-        setattr(turn.reply, name, value)
-    turn.reply.save()
+def _ended(turn, state, content="", **facts):
+    assert close_reply(turn.reply, Progress(content, "", 0), TurnEnded(state, **facts))
     return turn
 
 

@@ -8,10 +8,10 @@ import pytest
 from chatbot.database import db
 from conversations.models import Message, Runner
 from conversations.reply import fragments
-from conversations.reply import runner as runner_module
 from conversations.reply.delivery import Delivery
 from conversations.reply.log import Cursor
 from conversations.reply.runner import ReplyRunner
+from prompts import routing
 from prompts.provider import ProviderFault
 
 from .conftest import ScriptedProvider
@@ -28,7 +28,7 @@ async def here(transactional_db, monkeypatch):
 
     def says(*script) -> ScriptedProvider:
         provider = ScriptedProvider(*script)
-        monkeypatch.setattr(runner_module, "configured_provider", lambda: provider)
+        monkeypatch.setattr(routing, "stream", provider.stream)
         return provider
 
     made.says = says

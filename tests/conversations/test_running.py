@@ -1,16 +1,19 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from conversations.models import Message
-from conversations.turn import TextArrived, ThinkingArrived, run_turn
-from conversations.turn.context import CONTINUE, messages_for
+from conversations.turn import Refusal, TextArrived, ThinkingArrived, run_turn
+from conversations.turn.context import CONTINUE, told_for
 from conversations.turn.titles import MAX_TITLE_CHARACTERS, _cleaned, first_words
+from prompts.catalogue import Offer
 from prompts.provider import Finished, ProviderFault, ThinkingPiece, Usage
 
 from .conftest import ScriptedProvider
 
 State = Message.State
+OFFER = Offer("small", "Small", "", "", "small-1", 8_000, 1_000, None)
 
 
 class Ear:
@@ -25,9 +28,7 @@ class Ear:
 async def play(*script, until=None):
     ear, provider = Ear(), ScriptedProvider(*script)
     ended = await run_turn(
-        [{"role": "user", "content": "?"}],
-        model="m",
-        provider=provider,
+        provider.stream(OFFER, [{"role": "user", "content": "?"}], max_tokens=100),
         listener=ear,
         until=until or asyncio.get_running_loop().create_future(),
     )
@@ -80,7 +81,7 @@ def test_the_provider_is_told_the_prompt_and_the_branch(finished, begin):
     first = finished("One?", reply="1")
     first.conversation.refresh_from_db()
     second = begin("Two?", first.conversation)
-    told = second.messages
+    told = second.call.messages
     assert [m["role"] for m in told] == ["system", "user", "assistant", "user"]
     assert [m["content"] for m in told[1:]] == ["One?", "1", "Two?"]
 
@@ -88,8 +89,7 @@ def test_the_provider_is_told_the_prompt_and_the_branch(finished, begin):
 def test_a_continued_reply_tells_its_text_so_far(begin):
     turn = begin("Tell me")
     turn.reply.content = "Once upon"
-    turn.reply.save()
-    assert messages_for(turn.reply)[-2:] == [
+    assert told_for(turn.reply, turn.question, OFFER).messages[-2:] == [
         {"role": "assistant", "content": "Once upon"},
         {"role": "user", "content": CONTINUE},
     ]
@@ -101,7 +101,26 @@ def test_telling_the_history_costs_one_query(finished, begin, django_assert_num_
         turn.conversation.refresh_from_db()
         turn = finished(f"Q{number}", conversation=turn.conversation)
     with django_assert_num_queries(1):
-        messages_for(turn.reply)
+        told_for(turn.reply, turn.question, OFFER)
+
+
+def test_the_oldest_turns_are_left_out_when_the_window_is_full(finished, begin):
+    turn = finished("word " * 300, reply="word " * 300)
+    for number in range(3):
+        turn.conversation.refresh_from_db()
+        turn = finished(f"Q{number}", reply="word " * 300, conversation=turn.conversation)
+    turn.conversation.refresh_from_db()
+    last = begin("And now?", turn.conversation)
+    told = told_for(last.reply, last.question, replace(OFFER, context_window=2_300))
+    assert [m["content"][:2] for m in told.messages[1:]] == ["Q1", "wo", "Q2", "wo", "An"]
+    assert (told.turns_left_out, told.tokens <= 1_300) == (2, True)
+    assert last.reply.turns_left_out == 0
+
+
+def test_a_question_that_does_not_fit_the_window_is_refused(begin):
+    turn = begin("word " * 1_000)
+    with pytest.raises(Refusal, match="too_long"):
+        told_for(turn.reply, turn.question, replace(OFFER, context_window=1_000))
 
 
 @pytest.mark.parametrize(

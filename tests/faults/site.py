@@ -126,7 +126,10 @@ class Site:
             "STATIC_ROOT": str(settings.STATIC_ROOT),
             "OPENAI_BASE_URL": self.provider,
             "OPENAI_API_KEY": "test",
-            "OPENAI_MODEL": "simulated",
+            "OPENAI_MODEL": "gpt-4o-mini",
+            "PROVIDER_ATTEMPTS": "1",
+            "PROVIDER_BREAKER_FAULTS": "1000000",
+            "RATE_LIMITS": "",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         addresses = (self.postgres.url(), self.postgres.url(OWNER), self.redis.url())

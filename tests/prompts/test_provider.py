@@ -2,11 +2,19 @@
 
 import asyncio
 import contextlib
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from benchmarks.provider_simulator import forget_requests, recorded_requests, sim
-from prompts import provider as provider_module
 from prompts.provider import Finished, Provider, ProviderFault, TextPiece, ThinkingPiece
 
 
@@ -94,8 +102,8 @@ async def test_a_redirect_is_not_followed(simulator):
     assert fault.value.code == "garbled"
 
 
-async def test_silence_in_the_middle_is_a_stall(simulator, monkeypatch):
-    monkeypatch.setattr(provider_module, "BETWEEN_TOKENS_SECONDS", 0.3)
+async def test_silence_in_the_middle_is_a_stall(simulator, settings):
+    settings.PROVIDER_BETWEEN_TOKENS_SECONDS = 0.3
     with pytest.raises(ProviderFault) as fault:
         await ask(simulator, tokens=20, stall_after=3)
     assert fault.value.code == "stalled"
@@ -116,3 +124,77 @@ async def test_leaving_the_stream_cancels_upstream(simulator):
             return
         await asyncio.sleep(0.05)
     pytest.fail("the request went on upstream")
+
+
+async def test_a_wrong_content_type_is_garbled(simulator):
+    with pytest.raises(ProviderFault) as fault:
+        await ask(simulator, content_type="application/octet-stream")
+    assert fault.value.code == "garbled"
+
+
+async def test_a_refusal_says_when_to_come_again(simulator):
+    with pytest.raises(ProviderFault) as fault:
+        await ask(simulator, status=429, retry_after=7)
+    assert (fault.value.code, fault.value.status, fault.value.retry_after) == ("busy", 429, 7.0)
+
+
+async def test_a_sign_of_life_is_no_token(simulator, settings):
+    settings.PROVIDER_FIRST_TOKEN_SECONDS = 0.3
+    with pytest.raises(ProviderFault) as fault:
+        await ask(simulator, first_token_seconds=30, comments=True)
+    assert fault.value.code == "stalled"
+
+
+async def test_headers_that_do_not_come_are_a_timeout(simulator, settings):
+    settings.PROVIDER_FIRST_TOKEN_SECONDS = 0.3
+    with pytest.raises(ProviderFault) as fault:
+        await ask(simulator, header_seconds=30)
+    assert fault.value.code == "timeout"
+
+
+async def test_a_reader_who_takes_their_time_is_no_silence_of_the_provider(simulator, settings):
+    settings.PROVIDER_BETWEEN_TOKENS_SECONDS = 0.2
+    provider = Provider(simulator, "key")
+    text = "word " * 20_000
+    messages = [{"role": "user", "content": sim(text=text, tokens_per_second=0)}]
+    received = []
+    async with contextlib.aclosing(provider.stream(messages, model="m")) as batches:
+        async for pieces in batches:
+            received += pieces
+            if len(received) < 100:
+                await asyncio.sleep(0.3)
+    await provider.close()
+    assert text_of(received) == text
+
+
+async def test_a_certificate_of_nobody_we_know_is_not_trusted(tmp_path):
+    server = await asyncio.start_server(
+        lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=self_signed(tmp_path)
+    )
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ProviderFault) as fault:
+            await ask(f"https://127.0.0.1:{port}/v1")
+    assert fault.value.code == "untrusted"
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A server's TLS for 127.0.0.1, with a certificate that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    certificate = (
+        builder.not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "server.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context

@@ -1,0 +1,122 @@
+"""What a turn may cost and who answers it, from the first transaction to the page."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from conversations.models import BudgetPlan, BudgetWindow, Conversation, Message, Reservation
+from conversations.turn import Progress, Refusal, TurnEnded, close_abandoned, close_reply
+from conversations.turn.budget import FORGOTTEN_AFTER, settle_forgotten
+from conversations.turn.titles import _reserved
+from prompts.models import LanguageModel
+from prompts.offering import define_model
+from prompts.provider import Usage
+
+pytestmark = pytest.mark.django_db
+State = Message.State
+USED = Usage(tokens_in=1_000, tokens_cached=0, tokens_out=2_000)
+# The price of the tests' model: 0.15 and 0.60 USD per million tokens.
+COST = Decimal("0.00135")
+
+
+def reserved() -> Decimal:
+    return sum((window.reserved_usd for window in BudgetWindow.objects.all()), Decimal(0))
+
+
+def test_a_turn_reserves_when_it_begins_and_settles_when_it_ends(begin):
+    turn = begin()
+    held = Reservation.objects.get(reply=turn.reply)
+    assert held.amount_usd > 0
+    assert reserved() == 3 * held.amount_usd
+    close_reply(turn.reply, Progress("Hi.", "", 1), TurnEnded(State.COMPLETED, usage=USED))
+    assert reserved() == 0
+    stored = Message.objects.get(pk=turn.reply.pk)
+    assert (stored.cost_usd, stored.usage_estimated) == (COST, False)
+    assert {window.spent_usd for window in BudgetWindow.objects.all()} == {COST}
+
+
+def test_a_reply_without_usage_is_charged_by_estimate_and_says_so(begin, olive_client):
+    turn = begin()
+    close_reply(turn.reply, Progress("word " * 100, "", 1), TurnEnded(State.STOPPED))
+    stored = Message.objects.get(pk=turn.reply.pk)
+    assert stored.usage_estimated
+    assert stored.cost_usd > 0
+    assert ", estimated" in olive_client.get(turn.conversation.get_absolute_url()).content.decode()
+
+
+def test_a_reply_whose_process_died_keeps_no_reservation(begin, runner_row):
+    begin()
+    runner_row.beat_at = datetime.now(UTC) - timedelta(minutes=1)
+    runner_row.save()
+    assert close_abandoned()
+    assert reserved() == 0
+
+
+def test_where_the_budget_is_spent_nothing_is_stored(begin):
+    BudgetPlan.objects.update(session_usd=Decimal("0.0001"))
+    with pytest.raises(Refusal) as refused:
+        begin()
+    assert refused.value.code == "budget_spent"
+    assert not Conversation.objects.exists()
+    assert reserved() == 0
+
+
+def test_the_end_of_a_reply_warns_when_the_budget_is_nearly_spent(begin, olive_client):
+    turn = begin()
+    most_of_it = Usage(tokens_in=0, tokens_cached=0, tokens_out=75_000)  # 0.045 of 0.05
+    closed = close_reply(
+        turn.reply, Progress("x", "", 1), TurnEnded(State.COMPLETED, usage=most_of_it)
+    )
+    assert "90 % used" in closed.warning
+    assert "90 % used" in olive_client.get(turn.conversation.get_absolute_url()).content.decode()
+
+
+def test_a_model_without_a_price_is_not_asked(begin, settings):
+    settings.OPENAI_MODEL = "nobody-knows-this-one"
+    with pytest.raises(Refusal) as refused:
+        begin()
+    assert refused.value.code == "price_unknown"
+
+
+def test_a_fallback_without_a_price_is_left_out(begin, ada):
+    unpriced = LanguageModel(
+        slug="spare",
+        label="Spare",
+        remote_name="nobody-knows-this-one",
+        context_window=8_000,
+        max_output_tokens=500,
+    )
+    define_model(unpriced, roles=[], by=ada)
+    standard = LanguageModel.objects.get(slug="default")
+    standard.fallback = unpriced
+    define_model(standard, roles=[], by=ada)
+    assert begin().call.offer.fallbacks == ()
+
+
+def test_the_page_says_who_answered_in_whose_place_and_what_was_left_out(begin, olive_client):
+    turn = begin()
+    turn.reply.turns_left_out = 3
+    turn.reply.save()
+    spare = replace(turn.call.offer, remote_name="spare-1")
+    ended = TurnEnded(State.COMPLETED, model="spare-1", offer=spare, usage=USED)
+    close_reply(turn.reply, Progress("Hi.", "", 1), ended)
+    page = olive_client.get(turn.conversation.get_absolute_url()).content.decode()
+    assert "gpt-4o-mini did not answer" in page
+    assert "oldest 3 turns left out" in page
+    assert "$0.0014" in page
+
+
+def test_a_title_counts_in_the_budget_and_is_settled_though_its_process_dies(begin):
+    turn = begin()
+    close_reply(turn.reply, Progress("Hi.", "", 1), TurnEnded(State.COMPLETED, usage=USED))
+    call = _reserved(turn)
+    assert call.max_tokens <= 120
+    assert reserved() > 0
+    settle_forgotten(now=datetime.now(UTC))
+    assert reserved() > 0, "it may still be asked for"
+    settle_forgotten(now=datetime.now(UTC) + FORGOTTEN_AFTER)
+    assert reserved() == 0
+    assert Message.objects.get(pk=turn.reply.pk).cost_usd == COST
+    assert all(window.spent_usd > COST for window in BudgetWindow.objects.all())
