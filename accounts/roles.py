@@ -133,7 +133,13 @@ MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
         "prompts.add_modelprice",
     ),
     _P.VIEW_AUDIT: ("audit.view_entry",),
-    _P.MANAGE_LIMITS: ("conversations.*_budgetplan", "conversations.view_budgetwindow"),
+    _P.MANAGE_LIMITS: (
+        "conversations.*_budgetplan",
+        "conversations.view_budgetwindow",
+        "conversations.view_policyrule*",
+        "conversations.add_policyrule",
+        "conversations.change_policyrule",
+    ),
     _P.MANAGE_USERS: ("accounts.view_user", "accounts.add_user", "accounts.change_user"),
     _P.GRANT_ROLES: ("accounts.view_user", "accounts.view_role", "accounts.*_rolegrant"),
 }

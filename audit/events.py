@@ -32,6 +32,8 @@ EVENTS: dict[str, str] = {
     "model.withdrawn": "A language model was taken off offer.",
     "price.set": "A language model was given a price.",
     "budget.changed": "What the holders of a role, or everybody else, may spend was changed.",
+    "policy.rule_saved": "A policy rule was made or changed; each time it gets another version.",
+    "policy.hit": "A policy rule found something in what was sent or in a reply.",
     "model.changed": "A registered record was added, changed or removed in the administration.",
 }
 

@@ -13,6 +13,9 @@ POST …/chat/completions, GET …/models; GET /sim/requests (`?tokens=1` with t
 and DELETE /sim/requests for the record of what was asked and how it went. All times are seconds of
 CLOCK_MONOTONIC (`time.monotonic()`), which all processes of one Linux machine share.
 
+POST …/moderations flags a text that holds `@flagged` as harassment, and fails with status 500 for
+one that holds `@failing`.
+
 It is a raw asyncio protocol without a task per stream, fast enough that it is not what a benchmark
 measures: one core carries some hundred streams of 50 tokens/s.
 """
@@ -60,6 +63,7 @@ from chatbot.local.completions import (
 
 TITLE = "Simulated conversation"
 MODEL = "simulated"
+FLAGGED = "@flagged"
 
 _CONTROL_LINE = re.compile(r"^@sim (\{.*\})\s*$", re.MULTILINE)
 _PARTS_A_TICK = 256
@@ -357,11 +361,31 @@ class Connection(asyncio.Protocol):
                 self.respond(200, orjson.dumps(model_list(MODEL)))
             case b"POST", path if path.endswith("/chat/completions"):
                 self._complete(path)
+            case b"POST", path if path.endswith("/moderations"):
+                self._moderate()
             case _:
                 self.respond(404, orjson.dumps(error("Not found.", "invalid_request_error")))
 
     def _records(self) -> list[Record]:
         return list(self._simulator.records)
+
+    def _moderate(self) -> None:
+        text = str(orjson.loads(bytes(self._body)).get("input", ""))
+        if "@failing" in text:
+            self.respond(
+                500, orjson.dumps(error("The simulator was told to fail.", "server_error"))
+            )
+            return
+        flagged = FLAGGED in text
+        result = {
+            "flagged": flagged,
+            "categories": {"harassment": flagged, "violence": False},
+            "category_scores": {"harassment": float(flagged), "violence": 0.0},
+            "category_applied_input_types": {"harassment": ["text"], "violence": ["text"]},
+        }
+        self.respond(
+            200, orjson.dumps({"id": "modr-1", "model": "moderation", "results": [result]})
+        )
 
     def _complete(self, path: str) -> None:
         record = self._simulator.record(path, self._headers)

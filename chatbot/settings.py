@@ -241,6 +241,11 @@ RATE_LIMITS_WITHOUT_REDIS = env.str("RATE_LIMITS_WITHOUT_REDIS", default="open")
 if RATE_LIMITS_WITHOUT_REDIS not in {"open", "closed"}:
     raise ImproperlyConfigured("RATE_LIMITS_WITHOUT_REDIS is open or closed.")
 
+# Personal data on its way to the provider; `conversations.turn.privacy` reads and checks these.
+PII_MODE = env.str("PII_MODE", default="pseudonymise")
+PII_MODE_BY_ROLE = env.dict("PII_MODE_BY_ROLE", default={})
+PII_NAMES_MODEL = env.str("PII_NAMES_MODEL", default="")
+
 METRICS_TOKEN = read_secret("METRICS_TOKEN", default="")
 
 LANGUAGE_CODE = "en"

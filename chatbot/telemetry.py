@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -71,6 +71,42 @@ def _is_alive(pid: int) -> bool:
 
 # --- logs ------------------------------------------------------------------------------------
 
+# Ours, or of a closed set of words; none can hold what somebody wrote.
+_CLEAN_FIELDS = frozenset({"timestamp", "level", "logger", "logger_name", *ID_NAMES})
+_cleaners: list[Callable[[str], str]] = []
+
+
+def clean_logs_with(mask: Callable[[str], str]) -> None:
+    """Pass every text of every later log line and traceback through `mask`, and nothing else.
+
+    `mask` takes any text and must not raise; what it finds in it is its own affair.
+    """
+    _cleaners[:] = [mask]
+
+
+def _cleaned(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Processor: what libraries put into messages and exceptions may be personal."""
+    for mask in _cleaners:
+        for name, value in event.items():
+            if name not in _CLEAN_FIELDS and not name.startswith("_"):
+                event[name] = _masked(value, mask)
+    return event
+
+
+def _masked(value: Any, mask: Callable[[str], str]) -> Any:
+    """Return the value with its texts masked; containers become plain lists and dicts.
+
+    Objects of other kinds are masked as the text that they would be written as.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {mask(str(name)): _masked(inner, mask) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_masked(inner, mask) for inner in value]
+    return mask(value if isinstance(value, str) else str(value))
+
+
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -82,6 +118,7 @@ _SHARED: list[Any] = [
     structlog.processors.ExceptionRenderer(
         structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     ),
+    _cleaned,
 ]
 
 

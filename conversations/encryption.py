@@ -17,7 +17,9 @@ from functools import lru_cache
 from typing import overload
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
@@ -38,6 +40,16 @@ class Keyring:
     def __init__(self, keys: list[bytes]) -> None:
         self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
         self._current = _key_id(keys[0])
+        self._current_key = keys[0]
+
+    def derived(self, purpose: bytes, whose: bytes) -> bytes:
+        """Return 32 bytes for this purpose and owner, by HKDF-SHA-256 (RFC 5869).
+
+        They follow from the current key alone: another key, other bytes. Never store what needs
+        them.
+        """
+        info = b"parley " + purpose + b"\x00" + whose
+        return HKDF(hashes.SHA256(), length=32, salt=None, info=info).derive(self._current_key)
 
     def seal(self, plain: bytes, place: str) -> bytes:
         """Encrypt `plain` for `place`."""

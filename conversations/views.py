@@ -38,6 +38,8 @@ REFUSAL_STATUS = {
     "limits_away": 503,
     "price_unknown": 503,
     "no_model": 503,
+    "policy": 422,
+    "personal_data": 422,
 }
 
 
@@ -78,7 +80,7 @@ async def ask(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
         return await _refused(request, conversation_id, refusal, text)
     if not wants_fragment(request):
         return await _page_with_reply(turn)
-    response = HttpResponse(opening + _asked(turn.conversation), headers=fields)
+    response = HttpResponse(opening + _asked(turn), headers=fields)
     path = turn.conversation.get_absolute_url()
     if request.htmx.current_url_abs_path != path:  # type: ignore[attr-defined]
         response["HX-Push-Url"] = path
@@ -159,10 +161,9 @@ async def _page_with_reply(turn: Turn) -> HttpResponse:
     return redirect(turn.conversation)
 
 
-def _asked(conversation: Conversation) -> str:
-    return render_to_string(
-        "conversations/oob/asked.html", {"conversation": conversation, "key": uuid7()}
-    )
+def _asked(turn: Turn) -> str:
+    context = {"conversation": turn.conversation, "key": uuid7(), "remark": turn.remark}
+    return render_to_string("conversations/oob/asked.html", context)
 
 
 async def _refused(

@@ -27,6 +27,7 @@ import httpx2
 import orjson
 from django.conf import settings
 
+MODERATION_SECONDS = 10.0
 MAX_EVENT_BYTES = 1 << 20
 # httpx2's own limit for a read; ours are shorter and come first.
 _READ_SECONDS = 3600.0
@@ -145,6 +146,25 @@ class Provider:
             timeout=library.Timeout(_READ_SECONDS, connect=settings.PROVIDER_CONNECT_SECONDS),
         )
 
+    async def flagged_categories(self, text: str) -> frozenset[str]:
+        """Return the categories for which the provider's moderation flags the text.
+
+        One request, `POST /moderations`. Raises ProviderFault.
+        """
+        library = client_library()
+        try:
+            async with asyncio.timeout(MODERATION_SECONDS):
+                judged = await self._client.moderations.create(input=text)
+        except (TimeoutError, library.APITimeoutError) as error:
+            raise ProviderFault("timeout") from error
+        except library.APIStatusError as error:
+            raise ProviderFault(_code_of(error.status_code), error.status_code) from error
+        except library.APIConnectionError as error:
+            raise ProviderFault("unreachable") from error
+        except (library.APIError, ValueError) as error:
+            raise ProviderFault("garbled") from error
+        return _flagged(judged)
+
     async def close(self) -> None:
         """Close the connections that are kept open between requests."""
         await self._client.close()
@@ -162,11 +182,25 @@ class Provider:
 def _how_it_failed(error: BaseException | None) -> FaultCode:
     """Say why there is no connection. Waiting for an answer has limits of ours, so that what the
     client library calls a timeout here is one of connecting."""
+
     while error is not None:
         if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
             return "untrusted"
         error = error.__cause__ or error.__context__
     return "unreachable"
+
+
+def _flagged(judged: Any) -> frozenset[str]:
+    results = getattr(judged, "results", None)
+    if not results:
+        raise ProviderFault("garbled")
+    return frozenset(
+        name
+        for result in results
+        if result.flagged
+        for name, applies in result.categories.to_dict().items()
+        if applies
+    )
 
 
 def _fault_of(status: int, headers: Mapping[str, str]) -> ProviderFault:

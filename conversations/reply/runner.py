@@ -48,6 +48,7 @@ from conversations.turn.closing import beat
 from conversations.turn.limits import close_limiters
 from conversations.turn.titles import title_if_first
 from prompts import routing
+from prompts.provider import configured_provider
 
 logger = structlog.get_logger(__name__)
 
@@ -85,6 +86,7 @@ class ReplyRunner:
         self.hub = Hub(self._redis, self._blocking)
         self._runs: dict[Any, _Run] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        self._titles: set[asyncio.Task[None]] = set()
         self._ready: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -115,6 +117,9 @@ class ReplyRunner:
         for run in self._runs.values():
             _end(run.ending, DRAINED)
         await self._wait_for_runs(5.0)
+        if self._titles:  # what was begun for a title is paid for
+            await asyncio.wait(self._titles, timeout=5.0)
+        await cancelled(self._titles)
 
     async def _wait_for_runs(self, seconds: float) -> None:
         if tasks := [run.task for run in self._runs.values()]:
@@ -164,7 +169,13 @@ class ReplyRunner:
         stream = routing.stream(
             turn.call.offer, turn.call.messages, max_tokens=turn.call.max_tokens
         )
-        ended = await run_turn(stream, listener=delivery, until=ending)
+        ended = await run_turn(
+            stream,
+            turn.call.guard,
+            moderator=configured_provider(),
+            listener=delivery,
+            until=ending,
+        )
         progress = await delivery.finish()
         closed = await self._close(turn.reply, progress, ended)
         if not closed:
@@ -175,7 +186,9 @@ class ReplyRunner:
         if not self._draining:
             cursor = Cursor(turn.reply.fence, progress.cursor)
             by_model = ended.outcome == Message.State.COMPLETED
-            self._keep(self._give_title(turn, cursor, by_model=by_model))
+            task = asyncio.create_task(self._give_title(turn, cursor, by_model=by_model))
+            self._titles.add(task)
+            task.add_done_callback(self._titles.discard)
 
     async def _close_crashed(self, reply: Message, progress: Progress) -> None:
         ended = TurnEnded(Message.State.FAILED, fault="internal")

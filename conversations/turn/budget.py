@@ -37,7 +37,9 @@ WARN_FROM = Decimal("0.8")
 FORGOTTEN_AFTER = timedelta(minutes=30)
 
 # The provider did no work: it was not reached, or turned the request down.
-UNBILLED_FAULTS = frozenset({"unreachable", "unauthorised", "rejected", "busy"})
+UNBILLED_FAULTS = frozenset(
+    {"unreachable", "unauthorised", "rejected", "busy", "resting", "untrusted"}
+)
 
 _EXACT = Decimal("0.00000001")
 _MILLION = 1_000_000

@@ -15,6 +15,7 @@ from audit.trail import System, record
 from conversations.models import Conversation, Message, Runner
 from conversations.turn.budget import settle, settle_abandoned, warning_for
 from conversations.turn.events import TurnEnded
+from conversations.turn.policy import record_hits
 
 RUNNER_DEAD_AFTER = timedelta(seconds=6)
 UNCLAIMED_AFTER = timedelta(seconds=10)
@@ -105,6 +106,7 @@ def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> Closed 
         setattr(reply, name, value)
     reply.conversation.refresh_from_db(fields=["title_sealed"])
     _record_end(reply, ended.outcome, ended.fault, ended.duration_ms)
+    record_hits(ended.hits, reply.conversation, by=System("turn"))
     settle(reply, usage, now=datetime.now(UTC), price=price)
     return Closed(warning_for(reply.conversation.owner, reply.conversation))
 

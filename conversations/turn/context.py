@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from conversations.models import Message
+from conversations.turn.guard import Guard
 from conversations.turn.refusal import Refusal
 from conversations.turn.tokens import estimated_tokens_told
 from prompts.catalogue import Offer
@@ -25,18 +26,20 @@ class Told:
     turns_left_out: int
 
 
-def told_for(reply: Message, question: Message, offer: Offer) -> Told:
+def told_for(reply: Message, question: Message, offer: Offer, guard: Guard) -> Told:
     """Return what asks `offer` for this reply to `question`, the row of neither need be stored.
 
+    Everything but the prompt goes through `guard`, oldest first.
     Whole turns are left out, oldest first, until the rest fits the model's window beside the reply.
     Raises Refusal when the question alone does not. One query, none in a new conversation.
     """
     assert reply.prompt_version is not None, "a reply has a prompt version"
     system: list[ChatMessage] = [{"role": "system", "content": reply.prompt_version.content}]
-    asked: list[ChatMessage] = [{"role": "user", "content": question.content}]
-    if so_far := reply.content:
+    turns = _turns(_earlier(question), guard)
+    asked: list[ChatMessage] = [{"role": "user", "content": guard.hidden(question)}]
+    if reply.content_sealed:
         asked += [
-            {"role": "assistant", "content": so_far},
+            {"role": "assistant", "content": guard.hidden(reply)},
             {"role": "user", "content": CONTINUE},
         ]
     # Whoever stands in must be able to take it too.
@@ -49,7 +52,6 @@ def told_for(reply: Message, question: Message, offer: Offer) -> Told:
             f"{offer.label} takes about {whole:,} tokens at once. Nothing was sent."
             " Shorten it, or send it in parts.",
         )
-    turns = _turns(_earlier(question))
     kept = _newest_that_fit(turns, room)
     messages = [*system, *(message for turn in kept for message in turn), *asked]
     return Told(messages, estimated_tokens_told(messages), len(turns) - len(kept))
@@ -69,15 +71,15 @@ def _earlier(question: Message) -> list[Message]:
     return branch(everything, question.parent_id)
 
 
-def _turns(messages: Iterable[Message]) -> list[list[ChatMessage]]:
+def _turns(messages: Iterable[Message], guard: Guard) -> list[list[ChatMessage]]:
     """Return the messages with their replies; what stands before the first question is a turn."""
     turns: list[list[ChatMessage]] = []
     for message in messages:
-        if not (content := message.content):
+        if not message.content_sealed:
             continue
         if message.role == Message.Role.USER or not turns:
             turns.append([])
-        turns[-1].append({"role": message.role, "content": content})
+        turns[-1].append({"role": message.role, "content": guard.hidden(message)})
     return turns
 
 

@@ -1,8 +1,10 @@
 """What happens in a turn, as a closed set of facts. Every door tells the same story from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conversations.models import Message
+from conversations.turn.policy import Hit
 from prompts.catalogue import Offer
 from prompts.provider import Usage
 
@@ -22,7 +24,7 @@ class TurnEnded:
     """The end. `fault` is a code from `faults.py` or empty; times are milliseconds.
 
     `offer` is the model that answered, which may not be the one that was asked first; `model` is
-    what the provider called it.
+    what the provider called it. `hits` is what the organisation's rules found.
     """
 
     outcome: Message.State
@@ -30,6 +32,7 @@ class TurnEnded:
     finish_reason: str = ""
     model: str = ""
     offer: Offer | None = None
+    hits: Sequence[Hit] = ()
     usage: Usage | None = None
     first_token_ms: int | None = None
     duration_ms: int = 0

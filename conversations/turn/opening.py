@@ -15,12 +15,13 @@ from audit.trail import record
 from conversations.models import Conversation, Message
 from conversations.turn.budget import reserve
 from conversations.turn.context import Told, told_for
+from conversations.turn.guard import Guard
 from conversations.turn.refusal import Refusal
+from conversations.turn.screening import Sanitised, sanitised
 from prompts.catalogue import NotOffered, Offer, offer_for
 from prompts.provider import ChatMessage
 from prompts.publishing import live_version
 
-MAX_QUESTION_BYTES = 64 * 1024
 MAX_KEY_CHARACTERS = 64
 
 
@@ -31,16 +32,21 @@ class Call:
     offer: Offer
     messages: list[ChatMessage]
     max_tokens: int
+    guard: Guard
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question and its reply, in their conversation. Without `call` it was there already."""
+    """A question and its reply, in their conversation. Without `call` it was there already.
+
+    `remark` tells the person what was taken out of the question; mostly empty.
+    """
 
     conversation: Conversation
     question: Message
     reply: Message
     call: Call | None
+    remark: str = ""
 
     @property
     def is_new(self) -> bool:
@@ -48,20 +54,14 @@ class Turn:
         return self.call is not None
 
 
-def checked_question(text: str) -> str:
+def checked_question(text: str) -> Sanitised:
     """Return the question as it will be stored. Raises Refusal when it is empty or too long."""
-    text = text.replace("\r\n", "\n").replace("\x00", "").strip()
-    if not text:
+    said = sanitised(text.strip())
+    if not said.text.strip():
         raise Refusal("empty", "There is nothing to send yet.", "Write a message first.")
-    size = len(text.encode())
-    if size > MAX_QUESTION_BYTES:
-        raise Refusal(
-            "too_long",
-            "The message is too long.",
-            f"It has {size // 1024:,} KB; {MAX_QUESTION_BYTES // 1024} KB is the most."
-            " Nothing was sent. Shorten it, or send it in parts.",
-        )
-    return text
+    if said.excess:
+        raise Refusal("too_long", "The message is too long.", said.excess)
+    return said
 
 
 @transaction.atomic
@@ -74,7 +74,7 @@ def start_turn(
     it made. Raises Refusal, `Denied`, and Conversation.DoesNotExist for somebody else's.
     """
     require(by, "conversations.chat")
-    text = checked_question(text)
+    said = checked_question(text)
     conversation = _locked(conversation_id, by)
     conversation.owner = by  # the same, and come with their roles
     version = live_version()
@@ -85,7 +85,9 @@ def start_turn(
         state=Message.State.SAID,
         key=key[:MAX_KEY_CHARACTERS],
     )
-    question.content = text
+    question.content = said.text
+    guard = Guard.of(conversation, by)
+    guard.admit(said.text, conversation, by=by)
     reply = Message(
         conversation=conversation,
         parent=question,
@@ -94,7 +96,7 @@ def start_turn(
         prompt_version=version,
         arm=Message.Arm.PRODUCTION,
     )
-    offer, told = _asked_of(by, question, reply)
+    offer, told = _asked_of(by, question, reply, guard)
     _claim(conversation, reply, runner_id)
     try:
         with transaction.atomic():
@@ -103,7 +105,9 @@ def start_turn(
         return _standing_turn(conversation, question.key or "")
     _save_conversation(conversation, reply)
     record(by, "turn.started", conversation, reply=str(reply.pk), prompt=str(version.pk))
-    return Turn(conversation, question, reply, _reserved(by, reply, offer, told))
+    max_tokens = _reserved(by, reply, offer, told)
+    call = Call(offer, told.messages, max_tokens, guard)
+    return Turn(conversation, question, reply, call, said.sentence)
 
 
 @transaction.atomic
@@ -131,12 +135,16 @@ def continue_turn(
     reply.fault = reply.finish_reason = ""
     reply.stop_requested_at = reply.ended_at = None
     reply.cursor = 0
-    offer, told = _asked_of(by, _question_of(reply), reply)
+    conversation.owner = by  # the same, and come with their roles
+    guard = Guard.of(conversation, by)
+    offer, told = _asked_of(by, _question_of(reply), reply, guard)
     _claim(conversation, reply, runner_id)
     reply.save()
     _save_conversation(conversation, reply)
     record(by, "turn.continued", conversation, reply=str(reply.pk))
-    return Turn(conversation, _question_of(reply), reply, _reserved(by, reply, offer, told))
+    max_tokens = _reserved(by, reply, offer, told)
+    call = Call(offer, told.messages, max_tokens, guard)
+    return Turn(conversation, _question_of(reply), reply, call)
 
 
 @transaction.atomic
@@ -188,7 +196,7 @@ def _standing_turn(conversation: Conversation, key: str) -> Turn:
     )
 
 
-def _asked_of(by: User, question: Message, reply: Message) -> tuple[Offer, Told]:
+def _asked_of(by: User, question: Message, reply: Message, guard: Guard) -> tuple[Offer, Told]:
     """Choose who is to answer and what they are told. Raises Refusal."""
     assert reply.prompt_version is not None, "a reply has a prompt version"
     try:
@@ -202,14 +210,17 @@ def _asked_of(by: User, question: Message, reply: Message) -> tuple[Offer, Told]
     # Nobody could say what a reply of a model without a price costs.
     priced = tuple(each for each in offer.fallbacks if each.price)
     offer = replace(offer, fallbacks=priced)
-    told = told_for(reply, question, offer)
+    told = told_for(reply, question, offer, guard)
     reply.model, reply.asked_model = offer.remote_name, ""
     reply.turns_left_out = told.turns_left_out
     return offer, told
 
 
-def _reserved(by: User, reply: Message, offer: Offer, told: Told) -> Call:
-    """Reserve what the reply may cost. The last of the transaction, for the order of locks."""
+def _reserved(by: User, reply: Message, offer: Offer, told: Told) -> int:
+    """Reserve what the reply may cost and return the most tokens that it may have.
+
+    The last of the transaction, for the order of locks.
+    """
     granted = reserve(
         reply,
         user=by,
@@ -219,7 +230,7 @@ def _reserved(by: User, reply: Message, offer: Offer, told: Told) -> Call:
         now=datetime.now(UTC),
         fallback_prices=[each.price for each in offer.fallbacks if each.price],
     )
-    return Call(offer, told.messages, granted.max_tokens)
+    return granted.max_tokens
 
 
 def _claim(conversation: Conversation, reply: Message, runner_id: uuid.UUID) -> None:

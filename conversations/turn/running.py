@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
 from conversations.cancelling import cancelled
 from conversations.models import Message
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
+from conversations.turn.guard import Guard, Reading
+from conversations.turn.patterns import PatternRefused
+from conversations.turn.policy import Blocked, Hit, Moderates
 from prompts.catalogue import Offer
 from prompts.provider import Finished, Piece, ProviderFault, TextPiece, Usage
 from prompts.routing import Answering, Batch
@@ -37,13 +40,11 @@ class _Story:
         self.finish_reason, self.model = "", ""
         self.usage: Usage | None = None
         self.offer: Offer | None = None
+        self.hits: Sequence[Hit] = ()
         self.wrote = False
         self.characters = 0
 
-    def tell(self, piece: Piece | Answering) -> None:
-        if isinstance(piece, Answering):
-            self.offer = piece.offer
-            return
+    def tell(self, piece: Piece) -> None:
         if isinstance(piece, Finished):
             self.finish_reason, self.model = piece.reason, piece.model
             self.usage = piece.usage
@@ -64,6 +65,7 @@ class _Story:
             finish_reason=self.finish_reason,
             model=self.model or (self.offer.remote_name if self.offer else ""),
             offer=self.offer,
+            hits=self.hits,
             usage=self.usage,
             first_token_ms=self.first_token_ms,
             duration_ms=self._elapsed_ms(),
@@ -86,37 +88,83 @@ EndedFromOutside = tuple[Message.State, str]
 
 async def run_turn(
     stream: AsyncGenerator[Batch, None],
+    guard: Guard,
     *,
+    moderator: Moderates,
     listener: Listener,
     until: "asyncio.Future[EndedFromOutside]",
 ) -> TurnEnded:
-    """Tell what arrives in `stream` until it ends, fails, or `until` is decided.
+    """Tell what arrives in `stream`, as far as `guard` lets it, until it ends, fails, or `until` is
+    decided.
 
-    Whatever happens, the request upstream is closed when this returns. Never raises ProviderFault:
-    a fault is an end like others.
+    Whatever happens, the request upstream is closed when this returns. Never raises ProviderFault
+    or Blocked: they are ends like others.
     """
     story = _Story(listener.publish)
-    asking = asyncio.create_task(_ask(stream, story, listener.pause))
+    reading = guard.reading(moderator)
+    asking = asyncio.create_task(_ask(stream, guard, moderator, reading, story, listener.pause))
     either: set[asyncio.Future[Any]] = {asking, until}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    story.hits = reading.hits
     if not asking.done():
         await cancelled({asking})
+        if not reading.releases_sentences:  # judging what is left would keep the person waiting
+            await _tell_rest(reading, story)
         return story.end(*until.result())
     try:
         asking.result()
+    except Blocked as blocked:
+        story.hits = blocked.hits
+        return story.end(Message.State.REFUSED, "policy")
+    except PatternRefused:
+        return story.end(Message.State.REFUSED, "policy_broken")
     except ProviderFault as fault:
+        await _tell_rest(reading, story)
         return story.end(Message.State.FAILED, fault.code)
     return story.natural_end()
 
 
-async def _ask(
-    stream: AsyncGenerator[Batch, None], story: _Story, pause: Callable[[], Awaitable[None]]
+async def _tell_rest(reading: Reading, story: _Story) -> None:
+    """Tell what was held back when the reply ended early, if it may be shown."""
+    try:
+        for piece in await reading.rest():
+            story.tell(piece)
+    except Blocked as blocked:
+        story.hits = blocked.hits
+    except ProviderFault:
+        pass  # it can't be judged, so it stays hidden
+
+
+async def _ask(  # noqa: PLR0913, PLR0917 - the parts of one loop
+    stream: AsyncGenerator[Batch, None],
+    guard: Guard,
+    moderator: Moderates,
+    reading: Reading,
+    story: _Story,
+    pause: Callable[[], Awaitable[None]],
 ) -> None:
     async with aclosing(stream) as batches:
-        async for pieces in batches:
-            for piece in pieces:
-                story.tell(piece)
-            if story.characters > MAX_REPLY_CHARACTERS:
-                story.finish_reason = "length"
-                return
-            await pause()
+        await guard.judge_question(moderator)
+        try:
+            async for pieces in batches:
+                await _tell(pieces, reading, story)
+                if story.characters > MAX_REPLY_CHARACTERS:
+                    story.finish_reason = "length"
+                    return
+                await pause()
+        except Blocked as blocked:
+            if blocked.before:
+                story.tell(TextPiece(blocked.before))
+            raise
+
+
+async def _tell(batch: Batch, reading: Reading, story: _Story) -> None:
+    pieces: list[Piece] = []
+    for piece in batch:
+        if isinstance(piece, Answering):
+            story.offer = piece.offer
+        else:
+            pieces.append(piece)
+    async with aclosing(reading.passed(pieces)) as passed:
+        async for piece in passed:
+            story.tell(piece)

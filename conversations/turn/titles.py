@@ -9,6 +9,7 @@ from chatbot.database import db
 from conversations.models import Conversation
 from conversations.turn.budget import reserve, settle_title
 from conversations.turn.opening import Call, Turn
+from conversations.turn.policy import Blocked
 from conversations.turn.refusal import Refusal
 from conversations.turn.tokens import estimated_tokens_told
 from prompts import routing
@@ -42,10 +43,11 @@ async def title_if_first(turn: Turn, *, by_model: bool) -> Conversation | None:
 def _reserved(turn: Turn) -> Call | None:
     assert turn.call is not None, "a title is given by who wrote the reply"
     offer = turn.call.offer
+    guard = turn.call.guard
     messages: list[ChatMessage] = [
         {"role": "system", "content": _ASK},
-        {"role": "user", "content": turn.question.content[:_EXCERPT_CHARACTERS]},
-        {"role": "assistant", "content": turn.reply.content[:_EXCERPT_CHARACTERS]},
+        {"role": "user", "content": guard.hidden(turn.question)[:_EXCERPT_CHARACTERS]},
+        {"role": "assistant", "content": guard.hidden(turn.reply)[:_EXCERPT_CHARACTERS]},
         {"role": "user", "content": "Now give the title."},
     ]
     try:
@@ -60,7 +62,7 @@ def _reserved(turn: Turn) -> Call | None:
         )
     except Refusal:
         return None
-    return Call(offer, messages, granted.max_tokens)
+    return Call(offer, messages, granted.max_tokens, guard)
 
 
 async def _ask_for_title(call: Call) -> tuple[str, Usage | None]:
@@ -76,7 +78,10 @@ async def _ask_for_title(call: Call) -> tuple[str, Usage | None]:
                     break
     except ProviderFault:
         return "", usage
-    return _cleaned(text), usage
+    try:
+        return _cleaned(call.guard.shown(text)), usage
+    except Blocked:
+        return "", usage
 
 
 def _cleaned(text: str) -> str:

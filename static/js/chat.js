@@ -125,7 +125,6 @@ function afterSend(event) {
     const before = draftKey();
     if (ask.value === sending) ask.value = "";
     try { localStorage.removeItem(before); } catch { /* as above */ }
-    byId("refusal").innerHTML = "";
     grow();
     follow = true;
   }

@@ -3,6 +3,8 @@ import json
 import logging
 import os
 import subprocess
+import uuid
+from pathlib import Path
 
 import pytest
 import structlog
@@ -42,6 +44,38 @@ def test_a_traceback_does_not_show_what_people_said(lines):
     (line,) = lines()
     assert line["exception"][0]["exc_type"] == "ValueError"
     assert "planted" not in json.dumps(line)
+
+
+def test_what_is_personal_in_a_line_is_masked_wherever_it_stands(lines):
+    logger = structlog.get_logger("somewhere")
+    logger.info("mail_sent", to="olive@example.org", tried=[{"from": "192.0.2.17"}], count=3)
+    logging.getLogger("a.library").warning("No mailbox %s", "olive@example.org")
+    ours, theirs = lines()
+    assert (ours["to"], ours["tried"], ours["count"]) == ("[EMAIL]", [{"from": "[IP]"}], 3)
+    assert theirs["event"] == "No mailbox [EMAIL]"
+
+
+def test_what_is_personal_in_an_exception_is_masked(lines):
+    try:
+        raise ValueError("olive@example.org, password=Winter2024!x")
+    except ValueError:
+        structlog.get_logger("somewhere").exception("sending_failed")
+        logging.getLogger("a.library").exception("Failed")
+    for line in lines():
+        assert line["exception"][0]["exc_value"] == "[EMAIL], password=[SECRET]"
+
+
+def test_ids_times_and_places_in_the_code_stay_readable(lines):
+    request_id = "0123456789012345678901234567890a"
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    structlog.get_logger("somewhere").info(
+        "begun", at=Path("/srv/parley/x.py"), reply=uuid.UUID(int=7)
+    )
+    structlog.contextvars.clear_contextvars()
+    (line,) = lines()
+    assert line["request_id"] == request_id
+    assert line["timestamp"].startswith("20")
+    assert (line["at"], line["reply"]) == ("/srv/parley/x.py", str(uuid.UUID(int=7)))
 
 
 def test_the_query_of_an_address_is_not_logged(lines):

@@ -72,3 +72,11 @@ def test_text_is_bound_to_row_and_column(finished):
     turn.reply.thinking_sealed = Message.content.sealed(turn.reply, "a reply")
     with pytest.raises(Unreadable):
         _ = turn.reply.thinking
+
+
+def test_keys_derived_for_a_purpose_and_an_owner_are_their_own():
+    ring = Keyring([NEW, OLD])
+    derived = ring.derived(b"names", b"1")
+    assert derived == Keyring([NEW]).derived(b"names", b"1")
+    others = {ring.derived(b"names", b"2"), ring.derived(b"other", b"1")}
+    assert len({derived, *others, Keyring([OLD]).derived(b"names", b"1"), NEW}) == 5

@@ -1,14 +1,25 @@
 """What a turn may cost and who answers it, from the first transaction to the page."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
-from conversations.models import BudgetPlan, BudgetWindow, Conversation, Message, Reservation
+from audit.models import Entry
+from conversations.models import (
+    BudgetPlan,
+    BudgetWindow,
+    Conversation,
+    Message,
+    PolicyRule,
+    Reservation,
+)
 from conversations.turn import Progress, Refusal, TurnEnded, close_abandoned, close_reply
 from conversations.turn.budget import FORGOTTEN_AFTER, settle_forgotten
+from conversations.turn.policy import forget_policy
+from conversations.turn.rules import save_rule
 from conversations.turn.titles import _reserved
 from prompts.models import LanguageModel
 from prompts.offering import define_model
@@ -120,3 +131,73 @@ def test_a_title_counts_in_the_budget_and_is_settled_though_its_process_dies(beg
     assert reserved() == 0
     assert Message.objects.get(pk=turn.reply.pk).cost_usd == COST
     assert all(window.spent_usd > COST for window in BudgetWindow.objects.all())
+
+
+# --- rules and personal data -------------------------------------------------------------------
+
+
+def test_personal_data_goes_to_the_provider_as_placeholders_and_stays_as_written_here(begin):
+    turn = begin("I am Olive, olive@parley.example, and 4111 1111 1111 1111 is my card.")
+    told = turn.call.messages[-1]["content"]
+    assert "olive@" not in told
+    assert "4111" not in told
+    assert "olive@parley.example" in Message.objects.get(pk=turn.question.pk).content
+
+
+def test_the_same_value_keeps_its_placeholder_in_the_next_turn(begin, finished):
+    first = finished("Mail olive@parley.example", reply="I wrote to olive@parley.example.")
+    first.conversation.refresh_from_db()
+    second = begin("And olive@parley.example again", first.conversation)
+    told = [message["content"] for message in second.call.messages[1:]]
+    placeholder = told[0].removeprefix("Mail ")
+    assert placeholder.startswith("[EMAIL-")
+    assert all(placeholder in text and "@" not in text for text in told)
+
+
+def test_where_personal_data_is_blocked_the_message_is_refused_by_kind(begin, settings):
+    settings.PII_MODE = "block"
+    with pytest.raises(Refusal) as refused:
+        begin("Write to olive@parley.example")
+    assert refused.value.code == "personal_data"
+    assert "email" in refused.value.sentence
+    assert "olive" not in refused.value.sentence
+    assert not Conversation.objects.exists()
+
+
+@pytest.fixture
+def rule(ada) -> Iterator[Callable[..., PolicyRule]]:
+    """Put a rule into force."""
+
+    def make(**terms) -> PolicyRule:
+        made = PolicyRule(**{"name": "Plans", "kind": "words", "direction": "input", **terms})
+        save_rule(made, by=ada)
+        forget_policy()
+        return made
+
+    yield make
+    forget_policy()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_rule_refuses_a_message_and_the_log_names_the_rule_alone(begin, rule):
+    made = rule(action="block", words="tulip", message="Ask the board.")
+    with pytest.raises(Refusal) as refused:
+        begin("About the tulip")
+    assert "Ask the board." in refused.value.sentence
+    assert not Conversation.objects.exists()
+    entry = Entry.objects.get(event="policy.hit")
+    assert (entry.outcome, entry.payload["rule"]) == ("denied", str(made.pk))
+    assert "tulip" not in str(entry.payload)
+
+
+def test_what_a_rule_masks_is_masked_for_the_provider_only(begin, rule):
+    rule(action="mask", words="tulip")
+    turn = begin("About the tulip")
+    assert turn.call.messages[-1]["content"] == "About the \u25ae\u25ae\u25ae"
+    assert turn.question.content == "About the tulip"
+
+
+def test_hidden_characters_are_taken_out_and_the_person_is_told(begin):
+    turn = begin("Pay\u202e now\U000e0041")
+    assert turn.question.content == "Pay now"
+    assert turn.remark.startswith("2 hidden characters were removed")

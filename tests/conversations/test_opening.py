@@ -16,7 +16,7 @@ from conversations.turn import (
     request_stop,
     start_turn,
 )
-from conversations.turn.opening import MAX_QUESTION_BYTES
+from conversations.turn.screening import MAX_BYTES
 
 State = Message.State
 
@@ -65,7 +65,7 @@ def test_a_megabyte_is_refused_in_a_sentence(begin):
 
 
 def test_the_longest_question_is_taken(begin):
-    assert begin("é" * (MAX_QUESTION_BYTES // 2)).is_new
+    assert begin("a" * MAX_BYTES).is_new
 
 
 def test_a_second_question_waits_for_the_open_reply(begin):

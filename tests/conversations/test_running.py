@@ -3,9 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from conversations.models import Message
+from conversations.models import Conversation, Message
 from conversations.turn import Refusal, TextArrived, ThinkingArrived, run_turn
 from conversations.turn.context import CONTINUE, told_for
+from conversations.turn.guard import Guard
+from conversations.turn.policy import Policy, Rule
+from conversations.turn.privacy import Mode
 from conversations.turn.titles import MAX_TITLE_CHARACTERS, _cleaned, first_words
 from prompts.catalogue import Offer
 from prompts.provider import Finished, ProviderFault, ThinkingPiece, Usage
@@ -25,10 +28,16 @@ class Ear:
         await asyncio.sleep(0)
 
 
-async def play(*script, until=None):
+def unguarded() -> Guard:
+    return Guard(Conversation(), Policy([]), Mode.OFF)
+
+
+async def play(*script, until=None, guard=None):
     ear, provider = Ear(), ScriptedProvider(*script)
     ended = await run_turn(
         provider.stream(OFFER, [{"role": "user", "content": "?"}], max_tokens=100),
+        guard or unguarded(),
+        moderator=provider,
         listener=ear,
         until=until or asyncio.get_running_loop().create_future(),
     )
@@ -89,7 +98,7 @@ def test_the_provider_is_told_the_prompt_and_the_branch(finished, begin):
 def test_a_continued_reply_tells_its_text_so_far(begin):
     turn = begin("Tell me")
     turn.reply.content = "Once upon"
-    assert told_for(turn.reply, turn.question, OFFER).messages[-2:] == [
+    assert told_for(turn.reply, turn.question, OFFER, unguarded()).messages[-2:] == [
         {"role": "assistant", "content": "Once upon"},
         {"role": "user", "content": CONTINUE},
     ]
@@ -101,7 +110,7 @@ def test_telling_the_history_costs_one_query(finished, begin, django_assert_num_
         turn.conversation.refresh_from_db()
         turn = finished(f"Q{number}", conversation=turn.conversation)
     with django_assert_num_queries(1):
-        told_for(turn.reply, turn.question, OFFER)
+        told_for(turn.reply, turn.question, OFFER, unguarded())
 
 
 def test_the_oldest_turns_are_left_out_when_the_window_is_full(finished, begin):
@@ -111,7 +120,7 @@ def test_the_oldest_turns_are_left_out_when_the_window_is_full(finished, begin):
         turn = finished(f"Q{number}", reply="word " * 300, conversation=turn.conversation)
     turn.conversation.refresh_from_db()
     last = begin("And now?", turn.conversation)
-    told = told_for(last.reply, last.question, replace(OFFER, context_window=2_300))
+    told = told_for(last.reply, last.question, replace(OFFER, context_window=2_300), unguarded())
     assert [m["content"][:2] for m in told.messages[1:]] == ["Q1", "wo", "Q2", "wo", "An"]
     assert (told.turns_left_out, told.tokens <= 1_300) == (2, True)
     assert last.reply.turns_left_out == 0
@@ -120,7 +129,7 @@ def test_the_oldest_turns_are_left_out_when_the_window_is_full(finished, begin):
 def test_a_question_that_does_not_fit_the_window_is_refused(begin):
     turn = begin("word " * 1_000)
     with pytest.raises(Refusal, match="too_long"):
-        told_for(turn.reply, turn.question, replace(OFFER, context_window=1_000))
+        told_for(turn.reply, turn.question, replace(OFFER, context_window=1_000), unguarded())
 
 
 @pytest.mark.parametrize(
@@ -139,3 +148,79 @@ def test_a_title_is_one_clean_line(said, title):
 def test_a_title_is_bounded():
     assert len(_cleaned("word " * 100)) <= MAX_TITLE_CHARACTERS
     assert first_words("  a \n b ") == "a b"
+
+
+# --- what the guard lets through ---------------------------------------------------------------
+
+SECRET = Rule(
+    "r", 1, "Plans", "words", "output", "block", words=("tulip",), message="Ask the board."
+)
+MASKED = Rule("m", 1, "Names", "words", "output", "mask", words=("tulip",))
+JUDGED = Rule("j", 1, "Judged", "moderation", "both", "block")
+
+
+def guarded(*rules: Rule, mode: Mode = Mode.PSEUDONYMISE) -> Guard:
+    return Guard(Conversation(), Policy(rules), mode)
+
+
+async def test_a_forbidden_word_ends_the_reply_before_a_letter_of_it_is_told():
+    told, ended = await play("The plan is tu", "li", "p and more", guard=guarded(SECRET))
+    assert "".join(event.text for event in told) == "The plan is "
+    assert (ended.outcome, ended.fault) == (State.REFUSED, "policy")
+    assert [(hit.rule.id, hit.count) for hit in ended.hits] == [("r", 1)]
+
+
+async def test_what_is_masked_is_counted_in_thinking_too():
+    told, ended = await play(ThinkingPiece("tulip?"), "A tulip.", guard=guarded(MASKED))
+    assert [event.text for event in told] == ["\u25ae\u25ae\u25ae?", "A \u25ae\u25ae\u25ae."]
+    assert ended.outcome == State.COMPLETED
+    assert sum(hit.count for hit in ended.hits) == 2
+
+
+async def test_placeholders_come_back_as_what_they_stand_for_however_they_are_split():
+    guard = guarded()
+    question = Message(role="user")
+    question.content = "Write to olive@parley.example, please."
+    hidden = guard.hidden(question)
+    assert "olive" not in hidden
+    placeholder = hidden.removeprefix("Write to ").removesuffix(", please.")
+    told, _ = await play("Dear ", *placeholder, "!", guard=guard)
+    assert "".join(event.text for event in told) == "Dear olive@parley.example!"
+
+
+async def test_a_failure_tells_what_was_held_back():
+    told, _ = await play("Dear [EM", ProviderFault("cut"), guard=guarded())
+    assert "".join(event.text for event in told) == "Dear [EM"
+
+
+async def test_what_the_moderation_refuses_is_not_asked_or_not_told():
+    class Moderator(ScriptedProvider):
+        async def flagged_categories(self, text):
+            return frozenset({"harm"} if "bad" in text else ())
+
+    guard, question = guarded(JUDGED), Message(role="user")
+    question.content = "Something bad"
+    guard.hidden(question)
+    ear, provider = Ear(), Moderator("Never.")
+    ended = await run_turn(
+        provider.stream(OFFER, [], max_tokens=5),
+        guard,
+        moderator=provider,
+        listener=ear,
+        until=asyncio.get_running_loop().create_future(),
+    )
+    assert (ear.heard, ended.outcome, ended.fault) == ([], State.REFUSED, "policy")
+    assert not provider.asked
+
+    question.content = "Something"
+    guard.hidden(question)
+    provider = Moderator("Good so far. ", "This is bad. ", "And on.")
+    ended = await run_turn(
+        provider.stream(OFFER, [], max_tokens=5),
+        guard,
+        moderator=provider,
+        listener=ear,
+        until=asyncio.get_running_loop().create_future(),
+    )
+    assert "".join(event.text for event in ear.heard) == "Good so far. "
+    assert ended.outcome == State.REFUSED

@@ -1,0 +1,172 @@
+"""What stands between a conversation and a provider: rules of the organisation, personal data.
+
+One `Guard` goes through one turn with it:
+
+    guard.admit(question)          before anything is stored; raises Refusal
+    guard.hidden(message)          what the provider sees in its place, oldest message first
+    reading = guard.reading(…)     what comes back: originals restored, then screened
+"""
+
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
+
+from accounts.models import User
+from audit.trail import Target
+from conversations.models import Conversation, Message
+from conversations.turn.output import MASK
+from conversations.turn.pii import detect, mask
+from conversations.turn.policy import (
+    Blocked,
+    Direction,
+    Hit,
+    Moderates,
+    OutputScreen,
+    Policy,
+    SentenceRelease,
+    current_policy,
+    record_hits,
+)
+from conversations.turn.privacy import Mode, mode_for
+from conversations.turn.pseudonyms import Pseudonymiser, Restorer
+from conversations.turn.refusal import Refusal
+from prompts.provider import Finished, Piece, TextPiece, ThinkingPiece
+
+
+class Guard:
+    """The rules and the mode that hold for one turn. Not for several threads at once."""
+
+    def __init__(self, conversation: Conversation, policy: Policy, mode: Mode) -> None:
+        self._policy, self._mode = policy, mode
+        self._pseudonyms = Pseudonymiser(conversation.pk)
+        self._question = ""
+
+    @classmethod
+    def of(cls, conversation: Conversation, user: User) -> "Guard":
+        """Return the guard for a turn of `user`. One query every few seconds."""
+        return cls(conversation, current_policy(), mode_for(user))
+
+    # --- on the way out ------------------------------------------------------------------------
+
+    def admit(self, question: str, target: Target, *, by: User) -> None:
+        """Let a question be stored and asked. Raises Refusal; hits are recorded either way."""
+        try:
+            screened = self._policy.screen_input(question)
+        except Blocked as blocked:
+            record_hits(blocked.hits, target, by=by, rolls_back=True)
+            raise Refusal(
+                "policy",
+                "A rule does not let this message through.",
+                f"{blocked.rule.sentence} Nothing was sent.",
+            ) from None
+        record_hits(screened.hits, target, by=by)
+        if self._mode == Mode.BLOCK and (found := detect(question)):
+            kinds = sorted({finding.kind.replace("_", " ").lower() for finding in found})
+            raise Refusal(
+                "personal_data",
+                "The message seems to hold personal data.",
+                f"Recognised: {', '.join(kinds)}. Such data may not go to the AI here. Nothing was"
+                " sent; take it out, then send it again.",
+            )
+
+    def hidden(self, message: Message) -> str:
+        """Return the message as the provider sees it. Give them oldest first."""
+        text = message.content
+        if message.role == Message.Role.USER:
+            self._question = text
+            text = self._screened(text)
+        if self._mode == Mode.PSEUDONYMISE:
+            return self._pseudonyms.hide_message(message.pk, text)
+        return text if self._mode == Mode.OFF else mask(text)
+
+    def _screened(self, text: str) -> str:
+        try:
+            return self._policy.screen_input(text).text
+        except Blocked:  # by a rule that is younger than the message
+            return MASK
+
+    # --- on the way back -----------------------------------------------------------------------
+
+    def reading(self, moderator: Moderates) -> "Reading":
+        """Return the filter for one reply; make it when all messages are hidden."""
+        return Reading(
+            text=self._channel(moderator),
+            thinking=self._channel(moderator),
+            releases_sentences=self._policy.needs_whole_sentences,
+        )
+
+    def _channel(self, moderator: Moderates) -> "_Channel":
+        whole = self._policy.needs_whole_sentences
+        screen = self._policy.released(moderator) if whole else self._policy.output_filter()
+        return _Channel(self._pseudonyms.restorer(), screen)
+
+    async def judge_question(self, moderator: Moderates) -> list[Hit]:
+        """Ask the provider's moderation about the question, where a rule wants it.
+
+        Raises Blocked and ProviderFault.
+        """
+        if not self._policy.judges_input:
+            return []
+        return await self._policy.judge(self._question, moderator, direction=Direction.INPUT)
+
+    def shown(self, text: str) -> str:
+        """Return a short text of the provider as it may be shown. Raises Blocked."""
+        screen = self._policy.output_filter()
+        return screen.feed(self._pseudonyms.restorer().restore(text)) + screen.finish()
+
+
+@dataclass(slots=True)
+class _Channel:
+    """One stream of words: restored first, so that rules see what the reader would see."""
+
+    restorer: Restorer
+    screen: OutputScreen | SentenceRelease
+
+    async def feed(self, text: str) -> str:
+        restored = self.restorer.feed(text)
+        if isinstance(self.screen, SentenceRelease):
+            return await self.screen.feed(restored)
+        return self.screen.feed(restored)
+
+    async def finish(self) -> str:
+        restored = self.restorer.finish()
+        if isinstance(self.screen, SentenceRelease):
+            return await self.screen.feed(restored) + await self.screen.finish()
+        return self.screen.feed(restored) + self.screen.finish()
+
+
+@dataclass(slots=True)
+class Reading:
+    """The filters of one reply, for its text and its thinking."""
+
+    text: _Channel
+    thinking: _Channel
+    releases_sentences: bool
+
+    async def passed(self, pieces: Iterable[Piece]) -> AsyncGenerator[Piece, None]:
+        """Yield what may be shown of these pieces. Raises Blocked, ProviderFault."""
+        for piece in pieces:
+            if isinstance(piece, TextPiece):
+                if text := await self.text.feed(piece.text):
+                    yield TextPiece(text)
+            elif isinstance(piece, ThinkingPiece):
+                if text := await self.thinking.feed(piece.text):
+                    yield ThinkingPiece(text)
+            else:
+                assert isinstance(piece, Finished)
+                for rest in await self.rest():
+                    yield rest
+                yield piece
+
+    async def rest(self) -> list[Piece]:
+        """Return what was held back, at the end. Raises Blocked, ProviderFault."""
+        pieces: list[Piece] = []
+        if thought := await self.thinking.finish():
+            pieces.append(ThinkingPiece(thought))
+        if text := await self.text.finish():
+            pieces.append(TextPiece(text))
+        return pieces
+
+    @property
+    def hits(self) -> list[Hit]:
+        """What the rules found so far."""
+        return [*self.text.screen.hits, *self.thinking.screen.hits]
