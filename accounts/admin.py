@@ -14,8 +14,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from accounts import administration
 from accounts.access import allowed
 from accounts.http import Request
-from accounts.models import User
+from accounts.models import ApiToken, User
 from accounts.roles import ROLES, Permission
+from accounts.tokens import revoke_token
 
 
 class DiscreetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -146,3 +147,43 @@ class UserAdmin(DiscreetAdmin):
         if "is_active" in form.changed_data:
             switch = administration.reactivate if obj.is_active else administration.deactivate
             switch(obj, by=request.user)
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(DiscreetAdmin):
+    """Whose programs may act, and an end to it. Tokens are made by their owners alone."""
+
+    list_display = ("beginning", "user", "scope_list", "last_used_at", "expires_at", "revoked_at")
+    list_display_links = None
+    list_select_related = ("user",)
+    search_fields = ("=user__email", "beginning")
+    search_help_text = "An email, or how the token begins."
+    show_full_result_count = False
+    actions = ("revoke",)
+
+    @admin.display(description="opens")
+    def scope_list(self, token: ApiToken) -> str:
+        """Return the scopes, as the command line names them."""
+        return ", ".join(token.scopes)
+
+    @admin.action(description="Revoke the chosen tokens", permissions=["revoke"])
+    def revoke(self, request: Any, queryset: QuerySet[ApiToken]) -> None:
+        """Let the tokens open nothing any more."""
+        revoked = sum(revoke_token(token, by=request.user) for token in queryset)
+        self.message_user(request, f"Revoked: {revoked}.")
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        """Say whether this person may manage accounts."""
+        return allowed(request.user, Permission.MANAGE_USERS)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Answer no: the secret is shown to its owner alone."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
+        """Answer no: a token stays what it was made as."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
+        """Answer no: a revoked token stays nameable."""
+        return False

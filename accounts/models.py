@@ -1,9 +1,11 @@
 """Who: people with an account, roles, and who was granted which."""
 
+from datetime import datetime
 from typing import Any, ClassVar, Self
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager
 from django.contrib.postgres.expressions import ArraySubquery
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Lower
 from django.utils import timezone
@@ -187,3 +189,57 @@ class RoleGrant(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role_id} of {self.user_id}"
+
+
+class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
+    """Tokens."""
+
+    def usable(self, now: datetime) -> Self:
+        """Keep those that open something at `now`: their account is active, too."""
+        lasting = models.Q(expires_at=None) | models.Q(expires_at__gt=now)
+        return self.filter(lasting, revoked_at=None, user__is_active=True)
+
+
+class ApiToken(models.Model):
+    """A secret by which a program acts for a person. Of the secret only its digest is kept."""
+
+    class Scope(models.TextChoices):
+        """What a token opens, besides what its person may do at all."""
+
+        CHAT = "chat", "Ask questions, stop and rate replies"
+        READ = "read", "Read conversations and usage"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=80)
+    beginning = models.CharField(
+        max_length=16, help_text="How the secret begins, by which people know it again."
+    )
+    digest = models.BinaryField(max_length=32, unique=True, help_text="SHA-256 of the secret.")
+    scopes = ArrayField(models.CharField(max_length=20, choices=Scope.choices))
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="To the minute.")
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ApiTokenQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "API token"
+        ordering = ("-created_at",)
+        constraints = (
+            models.CheckConstraint(condition=models.Q(scopes__len__gt=0), name="token_has_a_scope"),
+        )
+
+    def __str__(self) -> str:
+        return f"API token {self.pk}"
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and self.expires_at <= timezone.now()
+
+    @property
+    def scope_labels(self) -> list[str]:
+        """What it opens, in words."""
+        return [str(scope.label) for scope in self.Scope if scope in self.scopes]

@@ -141,6 +141,10 @@ MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
         "conversations.change_policyrule",
     ),
     _P.MANAGE_USERS: ("accounts.view_user", "accounts.add_user", "accounts.change_user"),
+    _P.MANAGE_USERS: (
+        *("accounts.view_user", "accounts.add_user", "accounts.change_user"),
+        "accounts.view_apitoken",
+    ),
     _P.GRANT_ROLES: ("accounts.view_user", "accounts.view_role", "accounts.*_rolegrant"),
 }
 

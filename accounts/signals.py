@@ -18,5 +18,12 @@ role_revoked = Signal()
 # user: User, a link to set a password is on its way to them
 password_reset_requested = Signal()
 
+# token: ApiToken, by: User | System
+token_created = Signal()
+token_revoked = Signal()
+
+# token: ApiToken, by: User; the first request that came with it
+token_first_used = Signal()
+
 # user: User | AnonymousUser, permission: Permission, obj: object | None, reason: str
 access_denied = Signal()

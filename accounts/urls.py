@@ -3,11 +3,13 @@
 from allauth.account import views as allauth
 from django.urls import path, re_path
 
-from accounts import views
+from accounts import token_views, views
 
 urlpatterns = [
     path("", views.account, name="account"),
     path("theme/", views.theme, name="theme"),
+    path("tokens/", token_views.tokens, name="tokens"),
+    path("tokens/<uuid:token_id>/revoke", token_views.revoke, name="revoke_token"),
     path("sign-in/", allauth.login, name="account_login"),
     path("sign-out/", allauth.logout, name="account_logout"),
     # Closed, and says so.

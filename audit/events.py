@@ -17,6 +17,9 @@ EVENTS: dict[str, str] = {
     "account.reactivated": "An account was switched on again.",
     "role.granted": "An account was given a role.",
     "role.revoked": "A role was taken from an account.",
+    "token.created": "A token for the API was made.",
+    "token.used_first": "A token for the API was used for the first time.",
+    "token.revoked": "A token for the API was revoked.",
     "conversation.created": "A conversation was begun.",
     "conversation.renamed": "A conversation was given another title.",
     "conversation.archived": "A conversation was put into the archive.",
@@ -34,6 +37,8 @@ EVENTS: dict[str, str] = {
     "budget.changed": "What the holders of a role, or everybody else, may spend was changed.",
     "policy.rule_saved": "A policy rule was made or changed; each time it gets another version.",
     "policy.hit": "A policy rule found something in what was sent or in a reply.",
+    "feedback.given": "Somebody rated a reply.",
+    "feedback.withdrawn": "Somebody took back their rating of a reply.",
     "model.changed": "A registered record was added, changed or removed in the administration.",
 }
 

@@ -9,7 +9,7 @@ from django.db.models import Model
 from django.db.models.signals import pre_save
 
 from accounts import signals as accounts
-from accounts.models import User
+from accounts.models import ApiToken, User
 from audit.models import ModelChange, Outcome
 from audit.trail import ANONYMOUS, current_actor, record, record_outside
 
@@ -29,6 +29,9 @@ def connect() -> None:
         (accounts.account_reactivated, account_reactivated),
         (accounts.role_granted, role_granted),
         (accounts.role_revoked, role_revoked),
+        (accounts.token_created, token_created),
+        (accounts.token_first_used, token_first_used),
+        (accounts.token_revoked, token_revoked),
         (accounts.access_denied, access_denied),
         (post_log, model_changed),
     ):
@@ -86,6 +89,19 @@ def role_granted(user: User, role: str, by: Any, **_: Any) -> None:
 
 def role_revoked(user: User, role: str, by: Any, **_: Any) -> None:
     record(by, "role.revoked", user, role=role)
+
+
+def token_created(token: ApiToken, by: Any, **_: Any) -> None:
+    expires = token.expires_at.isoformat() if token.expires_at else ""
+    record(by, "token.created", token, scopes=token.scopes, expires=expires)
+
+
+def token_first_used(token: ApiToken, by: Any, **_: Any) -> None:
+    record(by, "token.used_first", token)
+
+
+def token_revoked(token: ApiToken, by: Any, **_: Any) -> None:
+    record(by, "token.revoked", token)
 
 
 def access_denied(user: Any, permission: str, obj: object, reason: str, **_: Any) -> None:

@@ -40,7 +40,10 @@ def make_people(number: int) -> list[Person]:
     from django.test import Client  # noqa: PLC0415 - needs Django set up, like all below
 
     from accounts.models import RoleGrant, User  # noqa: PLC0415
+    from conversations.models import BudgetPlan  # noqa: PLC0415
 
+    # Reserved and settled, and never spent.
+    BudgetPlan.objects.update_or_create(role=None, defaults={"session_usd": 1_000})
     people = []
     for _ in range(number):
         name = secrets.token_hex(6)

@@ -24,6 +24,7 @@ from servestatic import ServeStaticASGI  # noqa: E402
 from accounts.access import System  # noqa: E402
 from chatbot import telemetry  # noqa: E402
 from chatbot.database import db  # noqa: E402
+from conversations.doors.size import bounded  # noqa: E402
 from conversations.reply.runner import runner  # noqa: E402
 from conversations.routing import router as sockets  # noqa: E402
 from prompts.catalogue import offers_for  # noqa: E402
@@ -35,7 +36,7 @@ def _never_sniff(headers: Any, _path: str, _url: str) -> None:
 
 
 _site = ServeStaticASGI(
-    ProtocolTypeRouter({"http": _pages, "websocket": sockets}),
+    ProtocolTypeRouter({"http": bounded(_pages), "websocket": sockets}),
     root=settings.STATIC_ROOT,
     prefix=settings.STATIC_URL,
     allow_all_origins=False,

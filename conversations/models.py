@@ -460,3 +460,31 @@ class PolicyRuleVersion(PolicyTerms):
 
     def __str__(self) -> str:
         return f"{self.name} v{self.number}"
+
+
+class Feedback(models.Model):
+    """What its owner thinks of a reply: a thumb, and perhaps words about it."""
+
+    class Rating(models.TextChoices):
+        UP = "up"
+        DOWN = "down"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    reply = models.OneToOneField(Message, on_delete=models.CASCADE, related_name="feedback")
+    rating = models.CharField(max_length=4, choices=Rating.choices)
+    comment_sealed = models.BinaryField(default=bytes)
+    created_at = models.DateTimeField(auto_now_add=True)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    comment = SealedText("comment_sealed")
+
+    class Meta:
+        verbose_name_plural = "feedback"
+        constraints = [
+            models.CheckConstraint(
+                name="feedback_is_a_thumb", condition=Q(rating__in=["up", "down"])
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"Feedback {self.pk}"

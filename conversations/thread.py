@@ -14,6 +14,8 @@ from conversations.models import Conversation, Message
 from conversations.reply.log import Cursor
 from conversations.turn.budget import warning_for
 from conversations.turn.context import branch
+from conversations.turn.policy import current_policy
+from conversations.turn.privacy import Mode, mode_for
 
 MESSAGES_AT_ONCE = 40
 CONVERSATIONS_AT_ONCE = 60
@@ -52,6 +54,8 @@ class Page:
     days: Sequence[Day] = ()
     older: str = ""
     warning: str = ""
+    privacy: str = ""
+    by_sentence: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -78,8 +82,8 @@ def empty_page(
     conversation = Conversation(pk=conversation_id, owner=user)
     conversation.is_new = True  # type: ignore[attr-defined]
     days, older = _days(user, list_before)
-    warning = warning_for(user, conversation)
-    return Page(conversation, [], None, Cursor(0, 0), _with_new(conversation, days), older, warning)
+    page = Page(conversation, [], None, Cursor(0, 0), _with_new(conversation, days), older)
+    return _with_what_holds(page, user)
 
 
 def page_of(
@@ -90,9 +94,26 @@ def page_of(
 ) -> Page:
     """Return the page of a stored conversation: its newest messages, or those before a message."""
     days, older = _days(conversation.owner, list_before)
-    warning = warning_for(conversation.owner, conversation)
-    page = thread_of(conversation, before=before)
-    return replace(page, days=days, older=older, warning=warning)
+    page = replace(thread_of(conversation, before=before), days=days, older=older)
+    return _with_what_holds(page, conversation.owner)
+
+
+def _with_what_holds(page: Page, user: User) -> Page:
+    """Add what this person should know before they write. At most three queries."""
+    return replace(
+        page,
+        warning=warning_for(user, page.conversation),
+        privacy=_PRIVACY[mode_for(user)],
+        by_sentence=current_policy().needs_whole_sentences,
+    )
+
+
+_PRIVACY = {
+    Mode.OFF: "",
+    Mode.PSEUDONYMISE: "Personal data is replaced for the AI, as far as it is recognised",
+    Mode.MASK: "Personal data is hidden from the AI, as far as it is recognised",
+    Mode.BLOCK: "Messages with personal data are refused, as far as it is recognised",
+}
 
 
 def thread_of(conversation: Conversation, *, before: uuid.UUID | None = None) -> Page:

@@ -1,6 +1,7 @@
-from django.urls import path
+from django.urls import path, re_path
 
-from conversations import views
+from conversations import api, openai_api, views
+from conversations.doors import problems
 
 urlpatterns = [
     path("", views.new_conversation, name="new_conversation"),
@@ -12,4 +13,12 @@ urlpatterns = [
         views.continue_reply,
         name="continue",
     ),
+    path("problems/", problems.index, name="problems"),
+    path("problems/<slug:code>/", problems.page, name="problem"),
+    path("", api.api.urls),
+    re_path(r"^api/", api.unknown),
+    path("v1/chat/completions", openai_api.chat_completions, name="openai_chat_completions"),
+    path("v1/models", openai_api.models, name="openai_models"),
+    path("v1/models/<path:name>", openai_api.model, name="openai_model"),
+    re_path(r"^v1/", openai_api.unknown),
 ]

@@ -4,7 +4,9 @@ Commands are HTTP requests, so they work without a socket and without JavaScript
 about arrives at every open page through the log.
 """
 
+import asyncio
 import uuid
+from collections.abc import Awaitable
 from datetime import datetime
 from urllib.parse import unquote_to_bytes
 
@@ -40,6 +42,7 @@ REFUSAL_STATUS = {
     "no_model": 503,
     "policy": 422,
     "personal_data": 422,
+    "archived": 409,
 }
 
 
@@ -94,12 +97,21 @@ async def _begin(
     user = _asker(request)
     await runner().ready()
     try:
-        turn, opening = await db(_start)(conversation_id, user, text, key, runner().row.pk)
+        # Who goes away in this moment must not leave an open reply that nobody writes.
+        return await asyncio.shield(_launched(db(_start)(conversation_id, user, text, key, _row())))
     except Conversation.DoesNotExist as error:
         raise Http404 from error
+
+
+async def _launched(beginning: Awaitable[tuple[Turn, str]]) -> tuple[Turn, str]:
+    turn, opening = await beginning
     if turn.is_new:
         runner().launch(turn, opening)
     return turn, opening
+
+
+def _row() -> uuid.UUID:
+    return runner().row.pk
 
 
 def _start(
@@ -120,13 +132,12 @@ async def continue_reply(
     await runner().ready()
     try:
         await check(user)
-        turn, opening = await db(_continue)(conversation_id, reply_id, user, runner().row.pk)
+        going_on = db(_continue)(conversation_id, reply_id, user, _row())
+        turn, opening = await asyncio.shield(_launched(going_on))
     except (Conversation.DoesNotExist, Message.DoesNotExist) as error:
         raise Http404 from error
     except Refusal as refusal:
         return await _refused(request, conversation_id, refusal, "")
-    if turn.is_new:
-        runner().launch(turn, opening)
     return HttpResponse(opening) if wants_fragment(request) else await _page_with_reply(turn)
 
 

@@ -61,6 +61,8 @@ class Delivery:
         self._arrived = asyncio.Event()
         self._saved: Progress | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._listeners: set[asyncio.Queue[TurnEvent | None]] = set()
+        self._is_told = False
 
     def start(self, opening: str) -> None:
         """Begin with `opening`, the HTML that shows the question and the empty reply."""
@@ -73,7 +75,35 @@ class Delivery:
             self._new_text.append(event.text)
         elif isinstance(event, ThinkingArrived):
             self._new_thinking.append(event.text)
+        for queue in self._listeners:
+            queue.put_nowait(event)
         self._arrived.set()
+
+    def listen(self) -> "asyncio.Queue[TurnEvent | None]":
+        """Return a queue of what arrives, from the reply's beginning; None is its end.
+
+        For doors of this process that tell text instead of HTML; give it back to `leave`.
+        """
+        queue: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
+        if thinking := self._thinking + "".join(self._new_thinking):
+            queue.put_nowait(ThinkingArrived(thinking))
+        if text := self._text + "".join(self._new_text):
+            queue.put_nowait(TextArrived(text))
+        if self._is_told:
+            queue.put_nowait(None)
+        self._listeners.add(queue)
+        return queue
+
+    def leave(self, queue: "asyncio.Queue[TurnEvent | None]") -> None:
+        """Stop filling a queue of `listen`."""
+        self._listeners.discard(queue)
+
+    def tell_end(self) -> None:
+        """Let those who listen know that the row is closed, or not ours any more."""
+        if not self._is_told:
+            self._is_told = True
+            for queue in self._listeners:
+                queue.put_nowait(None)
 
     async def pause(self) -> None:
         """Wait until the next frame may go out."""

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +40,7 @@ from conversations.turn import (
     Progress,
     Turn,
     TurnEnded,
+    TurnEvent,
     close_abandoned,
     close_reply,
     run_turn,
@@ -68,6 +69,7 @@ LOST: Ending = (Message.State.INTERRUPTED, "lost")
 class _Run:
     task: asyncio.Task[None]
     ending: asyncio.Future[Ending]
+    delivery: Delivery
 
 
 def _end(ending: "asyncio.Future[Ending]", how: Ending) -> None:
@@ -136,17 +138,6 @@ class ReplyRunner:
     def launch(self, turn: Turn, opening: str) -> None:
         """Write the reply of `turn`; `opening` is the first frame's HTML."""
         ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._write(turn, opening, ending))
-        self._runs[turn.reply.pk] = _Run(task, ending)
-        telemetry.active_replies.inc()
-        task.add_done_callback(lambda _: self._ended(turn.reply.pk))
-
-    def _ended(self, reply_id: Any) -> None:
-        del self._runs[reply_id]
-        telemetry.active_replies.dec()
-
-    async def _write(self, turn: Turn, opening: str, ending: "asyncio.Future[Ending]") -> None:
-        telemetry.bind(turn_id=str(turn.reply.pk))
         delivery = Delivery(
             turn.reply,
             self.log,
@@ -154,6 +145,19 @@ class ReplyRunner:
             on_lost=lambda: _end(ending, LOST),
             on_stop=lambda: _end(ending, STOPPED),
         )
+        task = asyncio.create_task(self._write(delivery, turn, opening, ending))
+        self._runs[turn.reply.pk] = _Run(task, ending, delivery)
+        telemetry.active_replies.inc()
+        task.add_done_callback(lambda _: self._ended(turn.reply.pk))
+
+    def _ended(self, reply_id: Any) -> None:
+        del self._runs[reply_id]
+        telemetry.active_replies.dec()
+
+    async def _write(
+        self, delivery: Delivery, turn: Turn, opening: str, ending: "asyncio.Future[Ending]"
+    ) -> None:
+        telemetry.bind(turn_id=str(turn.reply.pk))
         delivery.start(opening)
         try:
             await self._write_to(delivery, turn, ending)
@@ -161,13 +165,18 @@ class ReplyRunner:
             # Whatever went wrong in our own code: the row must not stay open, and we must know.
             logger.exception("reply_crashed")
             await self._close_crashed(turn.reply, await delivery.salvage())
+        finally:
+            delivery.tell_end()
 
     async def _write_to(
         self, delivery: Delivery, turn: Turn, ending: "asyncio.Future[Ending]"
     ) -> None:
         assert turn.call is not None, "a turn that was there already is not launched"
         stream = routing.stream(
-            turn.call.offer, turn.call.messages, max_tokens=turn.call.max_tokens
+            turn.call.offer,
+            turn.call.messages,
+            max_tokens=turn.call.max_tokens,
+            **turn.call.parameters,
         )
         ended = await run_turn(
             stream,
@@ -181,6 +190,7 @@ class ReplyRunner:
         if not closed:
             logger.warning("reply_lost_to_another_process")
             return
+        delivery.tell_end()
         await delivery.send_last(closed.warning)
         _count(ended)
         if not self._draining:
@@ -225,6 +235,21 @@ class ReplyRunner:
         """Return when the reply has ended, or after `seconds`; for doors without a stream."""
         if run := self._runs.get(reply_id):
             await asyncio.wait({run.task}, timeout=seconds)
+
+    async def listen(self, reply_id: Any) -> AsyncGenerator[TurnEvent, None]:
+        """Yield what arrives in a reply, from its beginning, exactly as pages are shown it.
+
+        Ends as soon as the row is closed; at once for a reply that is not written here.
+        """
+        run = self._runs.get(reply_id)
+        if run is None:
+            return
+        queue = run.delivery.listen()
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            run.delivery.leave(queue)
 
     # --- stop --------------------------------------------------------------------------------
 

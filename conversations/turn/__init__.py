@@ -3,6 +3,7 @@
 from conversations.turn.closing import Closed, Progress, close_abandoned, close_reply, save_progress
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
 from conversations.turn.opening import (
+    Program,
     Turn,
     can_continue,
     continue_turn,
@@ -14,6 +15,7 @@ from conversations.turn.running import run_turn
 
 __all__ = [
     "Closed",
+    "Program",
     "Progress",
     "Refusal",
     "TextArrived",

@@ -73,6 +73,7 @@ class Guard:
         text = message.content
         if message.role == Message.Role.USER:
             self._question = text
+        if message.role != Message.Role.ASSISTANT:
             text = self._screened(text)
         if self._mode == Mode.PSEUDONYMISE:
             return self._pseudonyms.hide_message(message.pk, text)

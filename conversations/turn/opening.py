@@ -4,8 +4,10 @@ Whoever asks (page, API, test) calls these verbs; each carries permission, chang
 """
 
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from django.db import IntegrityError, transaction
 
@@ -26,6 +28,21 @@ MAX_KEY_CHARACTERS = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """What a program brings with its question.
+
+    `history` is what was said before in the program's own memory: it is stored as the beginning of
+    a conversation that does not exist yet. `parameters` go to the provider as they are, but for
+    `max_tokens`, which can only lower what is reserved. `model` is a slug; empty: the prompt's.
+    """
+
+    token_id: uuid.UUID
+    history: Sequence[ChatMessage] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """What is asked of a provider, and of which; at most `max_tokens` were reserved."""
 
@@ -33,6 +50,7 @@ class Call:
     messages: list[ChatMessage]
     max_tokens: int
     guard: Guard
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +83,14 @@ def checked_question(text: str) -> Sanitised:
 
 
 @transaction.atomic
-def start_turn(
-    conversation_id: uuid.UUID, *, by: User, text: str, key: str, runner_id: uuid.UUID
+def start_turn(  # noqa: PLR0913 - each named where it is called
+    conversation_id: uuid.UUID,
+    *,
+    by: User,
+    text: str,
+    key: str,
+    runner_id: uuid.UUID,
+    program: Program | None = None,
 ) -> Turn:
     """Store the question and an empty reply that `runner_id` is to write.
 
@@ -77,6 +101,8 @@ def start_turn(
     said = checked_question(text)
     conversation = _locked(conversation_id, by)
     conversation.owner = by  # the same, and come with their roles
+    if program and conversation.leaf_id is None:
+        _store_history(conversation, program.history)
     version = live_version()
     question = Message(
         conversation=conversation,
@@ -96,7 +122,8 @@ def start_turn(
         prompt_version=version,
         arm=Message.Arm.PRODUCTION,
     )
-    offer, told = _asked_of(by, question, reply, guard)
+    slug = (program.model if program else "") or version.model
+    offer, told = _asked_of(by, question, reply, guard, slug)
     _claim(conversation, reply, runner_id)
     try:
         with transaction.atomic():
@@ -104,9 +131,12 @@ def start_turn(
     except IntegrityError:
         return _standing_turn(conversation, question.key or "")
     _save_conversation(conversation, reply)
-    record(by, "turn.started", conversation, reply=str(reply.pk), prompt=str(version.pk))
-    max_tokens = _reserved(by, reply, offer, told)
-    call = Call(offer, told.messages, max_tokens, guard)
+    token = {"token": str(program.token_id)} if program else {}
+    record(by, "turn.started", conversation, reply=str(reply.pk), prompt=str(version.pk), **token)
+    asked_for = program.parameters if program else {}
+    parameters = {name: value for name, value in asked_for.items() if name != "max_tokens"}
+    max_tokens = _reserved(by, reply, offer, told, at_most=asked_for.get("max_tokens"))
+    call = Call(offer, told.messages, max_tokens, guard, parameters)
     return Turn(conversation, question, reply, call, said.sentence)
 
 
@@ -137,7 +167,8 @@ def continue_turn(
     reply.cursor = 0
     conversation.owner = by  # the same, and come with their roles
     guard = Guard.of(conversation, by)
-    offer, told = _asked_of(by, _question_of(reply), reply, guard)
+    slug = reply.prompt_version.model if reply.prompt_version else ""
+    offer, told = _asked_of(by, _question_of(reply), reply, guard, slug)
     _claim(conversation, reply, runner_id)
     reply.save()
     _save_conversation(conversation, reply)
@@ -172,6 +203,7 @@ def _locked(conversation_id: uuid.UUID, by: User) -> Conversation:
     """Return the conversation with its row locked; it begins here if nobody has it."""
     mine = Conversation.objects.visible_to(by).select_for_update()
     for conversation in mine.filter(pk=conversation_id):
+        _refuse_archived(conversation)
         return conversation
     made = Conversation(pk=conversation_id, owner=by)
     # Two first messages at once: the second waits here for the first, and then finds its row.
@@ -180,6 +212,33 @@ def _locked(conversation_id: uuid.UUID, by: User) -> Conversation:
     if conversation.fence == 0:
         record(by, "conversation.created", conversation)
     return conversation
+
+
+def _refuse_archived(conversation: Conversation) -> None:
+    if conversation.lifecycle == Conversation.Lifecycle.ARCHIVED:
+        raise Refusal(
+            "archived",
+            "This conversation is archived.",
+            "Nothing was sent. Take it out of the archive first, or begin a new one.",
+        )
+
+
+def _store_history(conversation: Conversation, history: Sequence[ChatMessage]) -> None:
+    """Store what a program says was said before, as a branch that the question continues."""
+    parent_id, said = None, []
+    for told in history:
+        is_reply = told["role"] == Message.Role.ASSISTANT
+        message = Message(
+            conversation=conversation,
+            parent_id=parent_id,
+            role=told["role"],
+            state=Message.State.COMPLETED if is_reply else Message.State.SAID,
+        )
+        message.content = told["content"]
+        said.append(message)
+        parent_id = message.pk
+    Message.objects.bulk_create(said)
+    conversation.leaf_id = parent_id
 
 
 def _standing_turn(conversation: Conversation, key: str) -> Turn:
@@ -196,11 +255,12 @@ def _standing_turn(conversation: Conversation, key: str) -> Turn:
     )
 
 
-def _asked_of(by: User, question: Message, reply: Message, guard: Guard) -> tuple[Offer, Told]:
+def _asked_of(
+    by: User, question: Message, reply: Message, guard: Guard, slug: str
+) -> tuple[Offer, Told]:
     """Choose who is to answer and what they are told. Raises Refusal."""
-    assert reply.prompt_version is not None, "a reply has a prompt version"
     try:
-        offer = offer_for(by, reply.prompt_version.model)
+        offer = offer_for(by, slug)
     except NotOffered as error:
         raise Refusal(
             "no_model",
@@ -216,7 +276,9 @@ def _asked_of(by: User, question: Message, reply: Message, guard: Guard) -> tupl
     return offer, told
 
 
-def _reserved(by: User, reply: Message, offer: Offer, told: Told) -> int:
+def _reserved(
+    by: User, reply: Message, offer: Offer, told: Told, *, at_most: int | None = None
+) -> int:
     """Reserve what the reply may cost and return the most tokens that it may have.
 
     The last of the transaction, for the order of locks.
@@ -226,7 +288,7 @@ def _reserved(by: User, reply: Message, offer: Offer, told: Told) -> int:
         user=by,
         offer_price=offer.price,
         tokens_in_estimate=told.tokens,
-        max_output_tokens=offer.max_output_tokens,
+        max_output_tokens=min(offer.max_output_tokens, at_most or offer.max_output_tokens),
         now=datetime.now(UTC),
         fallback_prices=[each.price for each in offer.fallbacks if each.price],
     )

@@ -8,6 +8,7 @@ from django.urls import reverse
 from playwright.sync_api import BrowserContext, Page, expect
 
 from accounts.models import User
+from accounts.tokens import make_token
 from audit.trail import record
 from benchmarks.provider_simulator import sim
 from conversations.models import Conversation
@@ -33,14 +34,21 @@ def visits(
 ) -> Visits:
     """Go through all kinds of pages, each as somebody who sees it."""
     settings.PROVIDER_IS_DEMO = True
+    make_token(olive, name="reports", scopes=["chat", "read"], lasts=None, by=olive)
     admin = "admin:{}_changelist".format
     pages = {
-        None: [reverse("account_login"), reverse("account_reset_password")],
-        olive: ["/", everything.get_absolute_url(), reverse("account"), "/nowhere"],
+        None: [
+            *(reverse("account_login"), reverse("account_reset_password")),
+            *(reverse("problems"), reverse("problem", args=["too_many"])),
+        ],
+        olive: [
+            *("/", everything.get_absolute_url(), "/nowhere"),
+            *(reverse("account"), reverse("tokens")),
+        ],
         ada: [
             *(reverse("admin:index"), reverse(admin("accounts_user"))),
             reverse("admin:accounts_user_change", args=[olive.pk]),
-            reverse("admin:accounts_user_add"),
+            *(reverse("admin:accounts_user_add"), reverse(admin("accounts_apitoken"))),
         ],
         ravi: [
             *(reverse("admin:index"), reverse(admin("audit_entry"))),
@@ -136,13 +144,13 @@ def test_the_tab_key_leads_through_the_page_in_order_and_shows_where_it_is(chat:
     chat.expect_finished()
     _focus_first(chat.page)
     order = [_focused(chat.page)]
-    for _ in range(6):
+    for _ in range(7):
         chat.page.keyboard.press("Tab")
         order.append(_focused(chat.page))
     assert order == [
         *("Skip to your message", "Parley", "New conversation"),
         "Simulated conversation",
-        "Olive",
+        *("Olive", "API"),
         chat.reply.get_by_role("button").get_attribute("aria-label"),
         "Your message",
     ]

@@ -13,10 +13,14 @@ class ScriptedProvider:
     def __init__(self, *script: str | float | Piece | ProviderFault) -> None:
         self.script = script
         self.asked: list[Sequence[dict[str, str]]] = []
+        self.parameters: dict[str, object] = {}
         self.closed = False
 
-    async def stream(self, offer, messages, *, max_tokens: int) -> AsyncGenerator[Batch, None]:
+    async def stream(
+        self, offer, messages, *, max_tokens: int, **parameters
+    ) -> AsyncGenerator[Batch, None]:
         self.asked.append(messages)
+        self.parameters = {"max_tokens": max_tokens, **parameters}
         try:
             yield [Answering(offer, 1)]
             for step in self.script:

@@ -102,7 +102,7 @@ def test_the_page_costs_the_same_queries_however_long(
     for _ in range(turns):
         turn.conversation.refresh_from_db()
         turn = finished(conversation=turn.conversation)
-    with django_assert_max_num_queries(8):
+    with django_assert_max_num_queries(9):
         olive_client.get(turn.conversation.get_absolute_url())
 
 
@@ -111,7 +111,7 @@ def test_the_list_costs_the_same_queries_however_long(
 ):
     for _ in range(20):
         finished()
-    with django_assert_max_num_queries(5):
+    with django_assert_max_num_queries(6):
         page = olive_client.get("/").content.decode()
     assert page.count('id="item-') == 21
 
@@ -152,3 +152,12 @@ def test_bytes_that_are_not_text_are_refused(olive_client):
     )
     assert response.status_code == 400
     assert not Message.objects.exists()
+
+
+def test_the_page_says_what_becomes_of_personal_data_and_that_not_all_is_found(
+    olive_client, settings
+):
+    page = olive_client.get("/").content.decode()
+    assert "Personal data is replaced for the AI, as far as it is recognised" in page
+    settings.PII_MODE = "off"
+    assert "recognised" not in olive_client.get("/").content.decode()
