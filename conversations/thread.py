@@ -14,7 +14,7 @@ from conversations.models import Conversation, Message
 from conversations.reply.log import Cursor
 from conversations.turn.budget import warning_for
 from conversations.turn.context import branch
-from conversations.turn.policy import current_policy
+from conversations.turn.policy import releases_by_sentence
 from conversations.turn.privacy import Mode, mode_for
 
 MESSAGES_AT_ONCE = 40
@@ -104,7 +104,7 @@ def _with_what_holds(page: Page, user: User) -> Page:
         page,
         warning=warning_for(user, page.conversation),
         privacy=_PRIVACY[mode_for(user)],
-        by_sentence=current_policy().needs_whole_sentences,
+        by_sentence=releases_by_sentence(),
     )
 
 

@@ -40,6 +40,7 @@ REFUSAL_STATUS = {
     "limits_away": 503,
     "price_unknown": 503,
     "no_model": 503,
+    "policy_broken": 503,
     "policy": 422,
     "personal_data": 422,
     "archived": 409,

@@ -138,6 +138,12 @@ _OWN = (
         "No model answers you.",
         "Nothing was stored. An administrator decides which models are on offer to whom.",
     ),
+    Kind(
+        "policy_broken",
+        503,
+        "A rule of the organisation can't be applied.",
+        "Nothing was stored. Until an administrator has repaired the rule, nothing may pass.",
+    ),
     Kind("limits_away", 503, "The limits can't be counted at the moment.", _LATER),
     Kind(
         "policy",
@@ -186,7 +192,7 @@ def _of_fault(code: str) -> Kind:
 
 
 # A filter or a rule ends a reply without a fault of anybody: it is `refused`, and no problem.
-_NO_PROBLEM = {"internal", "content_filter", "policy", "policy_broken"}
+_NO_PROBLEM = {"internal", "content_filter", "policy"}
 _FAULTS = {code: _of_fault(code) for code in FAULTS.keys() - _NO_PROBLEM}
 KINDS = {kind.code: kind for kind in (*_OWN, *_FAULTS.values())}
 RETRY_SECONDS = {

@@ -64,11 +64,6 @@ FAULTS = {
         "plain",
         without_text="Nothing of it may be shown. Ask in other words if it was not meant so.",
     ),
-    "policy_broken": Sentence(
-        "A rule of this organisation can't be applied.",
-        f"{_KEPT} Until an administrator has repaired it, nothing may be shown.",
-        "danger",
-    ),
     "process_died": Sentence(
         "Interrupted: the server stopped unexpectedly.", _GO_ON, without_text=_AGAIN
     ),

@@ -14,6 +14,7 @@ from accounts.models import User
 from audit.trail import Target
 from conversations.models import Conversation, Message
 from conversations.turn.output import MASK
+from conversations.turn.patterns import PatternRefused
 from conversations.turn.pii import detect, mask
 from conversations.turn.policy import (
     Blocked,
@@ -42,8 +43,16 @@ class Guard:
 
     @classmethod
     def of(cls, conversation: Conversation, user: User) -> "Guard":
-        """Return the guard for a turn of `user`. One query every few seconds."""
-        return cls(conversation, current_policy(), mode_for(user))
+        """Return the guard for a turn of `user`. One query every few seconds. Raises Refusal."""
+        try:
+            policy = current_policy()
+        except PatternRefused:
+            raise Refusal(
+                "policy_broken",
+                "A rule of this organisation can't be applied.",
+                "Until an administrator has repaired it nothing may pass. Nothing was sent.",
+            ) from None
+        return cls(conversation, policy, mode_for(user))
 
     # --- on the way out ------------------------------------------------------------------------
 
@@ -90,24 +99,17 @@ class Guard:
     def reading(self, moderator: Moderates) -> "Reading":
         """Return the filter for one reply; make it when all messages are hidden."""
         return Reading(
+            self._policy,
+            moderator,
+            self._question,
             text=self._channel(moderator),
             thinking=self._channel(moderator),
-            releases_sentences=self._policy.needs_whole_sentences,
         )
 
     def _channel(self, moderator: Moderates) -> "_Channel":
         whole = self._policy.needs_whole_sentences
         screen = self._policy.released(moderator) if whole else self._policy.output_filter()
         return _Channel(self._pseudonyms.restorer(), screen)
-
-    async def judge_question(self, moderator: Moderates) -> list[Hit]:
-        """Ask the provider's moderation about the question, where a rule wants it.
-
-        Raises Blocked and ProviderFault.
-        """
-        if not self._policy.judges_input:
-            return []
-        return await self._policy.judge(self._question, moderator, direction=Direction.INPUT)
 
     def shown(self, text: str) -> str:
         """Return a short text of the provider as it may be shown. Raises Blocked."""
@@ -135,22 +137,45 @@ class _Channel:
         return self.screen.feed(restored) + self.screen.finish()
 
 
-@dataclass(slots=True)
 class Reading:
-    """The filters of one reply, for its text and its thinking."""
+    """What one reply goes through on its way to the reader, its text and its thinking."""
 
-    text: _Channel
-    thinking: _Channel
-    releases_sentences: bool
+    def __init__(
+        self,
+        policy: Policy,
+        moderator: Moderates,
+        question: str,
+        *,
+        text: _Channel,
+        thinking: _Channel,
+    ) -> None:
+        self._policy, self._moderator, self._question = policy, moderator, question
+        self._text, self._thinking = text, thinking
+        self._of_question: list[Hit] = []
+
+    @property
+    def releases_sentences(self) -> bool:
+        """Whether what is held back must be judged before it may be shown."""
+        return self._policy.needs_whole_sentences
+
+    async def judge_question(self) -> None:
+        """Ask the provider's moderation about the question, where a rule wants it.
+
+        Raises Blocked and ProviderFault.
+        """
+        if self._policy.judges_input:
+            self._of_question = await self._policy.judge(
+                self._question, self._moderator, direction=Direction.INPUT
+            )
 
     async def passed(self, pieces: Iterable[Piece]) -> AsyncGenerator[Piece, None]:
         """Yield what may be shown of these pieces. Raises Blocked, ProviderFault."""
         for piece in pieces:
             if isinstance(piece, TextPiece):
-                if text := await self.text.feed(piece.text):
+                if text := await self._text.feed(piece.text):
                     yield TextPiece(text)
             elif isinstance(piece, ThinkingPiece):
-                if text := await self.thinking.feed(piece.text):
+                if text := await self._thinking.feed(piece.text):
                     yield ThinkingPiece(text)
             else:
                 assert isinstance(piece, Finished)
@@ -161,13 +186,13 @@ class Reading:
     async def rest(self) -> list[Piece]:
         """Return what was held back, at the end. Raises Blocked, ProviderFault."""
         pieces: list[Piece] = []
-        if thought := await self.thinking.finish():
+        if thought := await self._thinking.finish():
             pieces.append(ThinkingPiece(thought))
-        if text := await self.text.finish():
+        if text := await self._text.finish():
             pieces.append(TextPiece(text))
         return pieces
 
     @property
     def hits(self) -> list[Hit]:
-        """What the rules found so far."""
-        return [*self.text.screen.hits, *self.thinking.screen.hits]
+        """What the rules found so far, but for what ended the reply: `Blocked` tells that."""
+        return [*self._of_question, *self._text.screen.hits, *self._thinking.screen.hits]

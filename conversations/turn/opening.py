@@ -135,7 +135,7 @@ def start_turn(  # noqa: PLR0913 - each named where it is called
     record(by, "turn.started", conversation, reply=str(reply.pk), prompt=str(version.pk), **token)
     asked_for = program.parameters if program else {}
     parameters = {name: value for name, value in asked_for.items() if name != "max_tokens"}
-    max_tokens = _reserved(by, reply, offer, told, at_most=asked_for.get("max_tokens"))
+    max_tokens = reserved(by, reply, offer, told.tokens, at_most=asked_for.get("max_tokens"))
     call = Call(offer, told.messages, max_tokens, guard, parameters)
     return Turn(conversation, question, reply, call, said.sentence)
 
@@ -173,7 +173,7 @@ def continue_turn(
     reply.save()
     _save_conversation(conversation, reply)
     record(by, "turn.continued", conversation, reply=str(reply.pk))
-    max_tokens = _reserved(by, reply, offer, told)
+    max_tokens = reserved(by, reply, offer, told.tokens)
     call = Call(offer, told.messages, max_tokens, guard)
     return Turn(conversation, _question_of(reply), reply, call)
 
@@ -276,18 +276,18 @@ def _asked_of(
     return offer, told
 
 
-def _reserved(
-    by: User, reply: Message, offer: Offer, told: Told, *, at_most: int | None = None
+def reserved(
+    by: User, reply: Message, offer: Offer, tokens_told: int, *, at_most: int | None = None
 ) -> int:
-    """Reserve what the reply may cost and return the most tokens that it may have.
+    """Reserve what a call for `reply` may cost and return the most tokens that it may answer with.
 
-    The last of the transaction, for the order of locks.
+    The last of the transaction, for the order of locks. Raises Refusal.
     """
     granted = reserve(
         reply,
         user=by,
         offer_price=offer.price,
-        tokens_in_estimate=told.tokens,
+        tokens_in_estimate=tokens_told,
         max_output_tokens=min(offer.max_output_tokens, at_most or offer.max_output_tokens),
         now=datetime.now(UTC),
         fallback_prices=[each.price for each in offer.fallbacks if each.price],

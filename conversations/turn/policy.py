@@ -27,7 +27,7 @@ from chatbot.database import db
 from conversations.models import PolicyRule, PolicyTerms
 from conversations.turn.moves import Moves
 from conversations.turn.output import MASK, Match, OutputFilter
-from conversations.turn.patterns import Automaton, re2_compiled
+from conversations.turn.patterns import Automaton, PatternRefused, re2_compiled
 from prompts.provider import ProviderFault
 
 KEPT_SECONDS = 5.0
@@ -378,6 +378,14 @@ def current_policy() -> Policy:
         policy = _kept.policy if _kept and unchanged else Policy(rules)
         _kept = _Kept(policy, time.monotonic() + KEPT_SECONDS)
         return policy
+
+
+def releases_by_sentence() -> bool:
+    """Whether people get replies by sentence now; of rules that can't be applied they hear later."""
+    try:
+        return current_policy().needs_whole_sentences
+    except PatternRefused:
+        return False
 
 
 async def acurrent_policy() -> Policy:

@@ -3,14 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 from conversations.cancelling import cancelled
 from conversations.models import Message
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
 from conversations.turn.guard import Guard, Reading
-from conversations.turn.patterns import PatternRefused
 from conversations.turn.policy import Blocked, Hit, Moderates
 from prompts.catalogue import Offer
 from prompts.provider import Finished, Piece, ProviderFault, TextPiece, Usage
@@ -102,22 +101,21 @@ async def run_turn(
     """
     story = _Story(listener.publish)
     reading = guard.reading(moderator)
-    asking = asyncio.create_task(_ask(stream, guard, moderator, reading, story, listener.pause))
+    asking = asyncio.create_task(_ask(stream, reading, story, listener.pause))
     either: set[asyncio.Future[Any]] = {asking, until}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    story.hits = reading.hits
     if not asking.done():
         await cancelled({asking})
+        story.hits = reading.hits
         if not reading.releases_sentences:  # judging what is left would keep the person waiting
             await _tell_rest(reading, story)
         return story.end(*until.result())
+    story.hits = reading.hits
     try:
         asking.result()
     except Blocked as blocked:
-        story.hits = blocked.hits
+        story.hits = _together(reading.hits, blocked.hits)
         return story.end(Message.State.REFUSED, "policy")
-    except PatternRefused:
-        return story.end(Message.State.REFUSED, "policy_broken")
     except ProviderFault as fault:
         await _tell_rest(reading, story)
         return story.end(Message.State.FAILED, fault.code)
@@ -126,30 +124,34 @@ async def run_turn(
 
 async def _tell_rest(reading: Reading, story: _Story) -> None:
     """Tell what was held back when the reply ended early, if it may be shown."""
-    try:
-        for piece in await reading.rest():
-            story.tell(piece)
-    except Blocked as blocked:
-        story.hits = blocked.hits
-    except ProviderFault:
-        pass  # it can't be judged, so it stays hidden
+    with suppress(ProviderFault):  # what can't be judged stays hidden
+        try:
+            for piece in await reading.rest():
+                story.tell(piece)
+            story.hits = reading.hits
+        except Blocked as blocked:
+            story.hits = _together(reading.hits, blocked.hits)
 
 
-async def _ask(  # noqa: PLR0913, PLR0917 - the parts of one loop
+def _together(found: Sequence[Hit], at_the_end: Sequence[Hit]) -> list[Hit]:
+    """Return all hits, those of the last moment once: they may be counted among the others."""
+    return [*(hit for hit in found if hit not in at_the_end), *at_the_end]
+
+
+async def _ask(
     stream: AsyncGenerator[Batch, None],
-    guard: Guard,
-    moderator: Moderates,
     reading: Reading,
     story: _Story,
     pause: Callable[[], Awaitable[None]],
 ) -> None:
     async with aclosing(stream) as batches:
-        await guard.judge_question(moderator)
+        await reading.judge_question()
         try:
             async for pieces in batches:
                 await _tell(pieces, reading, story)
                 if story.characters > MAX_REPLY_CHARACTERS:
                     story.finish_reason = "length"
+                    await _tell_rest(reading, story)
                     return
                 await pause()
         except Blocked as blocked:

@@ -7,8 +7,8 @@ from django.db import transaction
 
 from chatbot.database import db
 from conversations.models import Conversation
-from conversations.turn.budget import reserve, settle_title
-from conversations.turn.opening import Call, Turn
+from conversations.turn.budget import settle_title
+from conversations.turn.opening import Call, Turn, reserved
 from conversations.turn.policy import Blocked
 from conversations.turn.refusal import Refusal
 from conversations.turn.tokens import estimated_tokens_told
@@ -33,14 +33,14 @@ async def title_if_first(turn: Turn, *, by_model: bool) -> Conversation | None:
     if turn.conversation.title_sealed:
         return None
     title, usage = "", None
-    call = await db(_reserved)(turn) if by_model else None
+    call = await db(_call_for_title)(turn) if by_model else None
     if call:
         title, usage = await _ask_for_title(call)
     return await db(_store)(turn, title or first_words(turn.question.content), usage)
 
 
 @transaction.atomic
-def _reserved(turn: Turn) -> Call | None:
+def _call_for_title(turn: Turn) -> Call | None:
     assert turn.call is not None, "a title is given by who wrote the reply"
     offer = turn.call.offer
     guard = turn.call.guard
@@ -51,18 +51,16 @@ def _reserved(turn: Turn) -> Call | None:
         {"role": "user", "content": "Now give the title."},
     ]
     try:
-        granted = reserve(
+        max_tokens = reserved(
+            turn.conversation.owner,
             turn.reply,
-            user=turn.conversation.owner,
-            offer_price=offer.price,
-            tokens_in_estimate=estimated_tokens_told(messages),
-            max_output_tokens=MAX_TITLE_TOKENS,
-            now=datetime.now(UTC),
-            fallback_prices=[each.price for each in offer.fallbacks if each.price],
+            offer,
+            estimated_tokens_told(messages),
+            at_most=MAX_TITLE_TOKENS,
         )
     except Refusal:
         return None
-    return Call(offer, messages, granted.max_tokens, guard)
+    return Call(offer, messages, max_tokens, guard)
 
 
 async def _ask_for_title(call: Call) -> tuple[str, Usage | None]:

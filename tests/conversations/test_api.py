@@ -448,7 +448,7 @@ def test_every_kind_has_a_page(client, db):
 
 
 def test_every_fault_of_a_turn_has_a_kind():
-    for fault in FAULTS.keys() - {"content_filter", "policy", "policy_broken"}:
+    for fault in FAULTS.keys() - {"content_filter", "policy"}:
         kind = Problem.of_reply(Message(fault=fault)).kind
         assert kind.status >= 500
         assert (kind.code == "internal") == (fault == "internal")

@@ -20,7 +20,7 @@ from conversations.turn import Progress, Refusal, TurnEnded, close_abandoned, cl
 from conversations.turn.budget import FORGOTTEN_AFTER, settle_forgotten
 from conversations.turn.policy import forget_policy
 from conversations.turn.rules import save_rule
-from conversations.turn.titles import _reserved
+from conversations.turn.titles import _call_for_title
 from prompts.models import LanguageModel
 from prompts.offering import define_model
 from prompts.provider import Usage
@@ -122,7 +122,7 @@ def test_the_page_says_who_answered_in_whose_place_and_what_was_left_out(begin, 
 def test_a_title_counts_in_the_budget_and_is_settled_though_its_process_dies(begin):
     turn = begin()
     close_reply(turn.reply, Progress("Hi.", "", 1), TurnEnded(State.COMPLETED, usage=USED))
-    call = _reserved(turn)
+    call = _call_for_title(turn)
     assert call.max_tokens <= 120
     assert reserved() > 0
     settle_forgotten(now=datetime.now(UTC))
@@ -201,3 +201,15 @@ def test_hidden_characters_are_taken_out_and_the_person_is_told(begin):
     turn = begin("Pay\u202e now\U000e0041")
     assert turn.question.content == "Pay now"
     assert turn.remark.startswith("2 hidden characters were removed")
+
+
+def test_a_rule_that_can_not_be_applied_lets_nothing_pass_and_the_page_opens(
+    begin, rule, olive_client
+):
+    made = rule(action="flag", kind="pattern", pattern="fine")
+    PolicyRule.objects.filter(pk=made.pk).update(pattern="(broken", direction="both")
+    forget_policy()
+    with pytest.raises(Refusal) as refused:
+        begin("Hello?")
+    assert refused.value.code == "policy_broken"
+    assert olive_client.get("/").status_code == 200

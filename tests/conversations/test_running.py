@@ -224,3 +224,31 @@ async def test_what_the_moderation_refuses_is_not_asked_or_not_told():
     )
     assert "".join(event.text for event in ear.heard) == "Good so far. "
     assert ended.outcome == State.REFUSED
+
+
+async def test_what_the_moderation_only_notes_about_the_question_is_a_hit():
+    class Moderator(ScriptedProvider):
+        async def flagged_categories(self, text):
+            return frozenset({"harm"} if "odd" in text else ())
+
+    noted = Rule("n", 1, "Noted", "moderation", "input", "flag")
+    guard, question = guarded(noted), Message(role="user")
+    question.content = "Something odd"
+    guard.hidden(question)
+    provider = Moderator("Hi.")
+    ended = await run_turn(
+        provider.stream(OFFER, [], max_tokens=5),
+        guard,
+        moderator=provider,
+        listener=Ear(),
+        until=asyncio.get_running_loop().create_future(),
+    )
+    assert ended.outcome == State.COMPLETED
+    assert [(hit.rule.id, hit.direction) for hit in ended.hits] == [("n", "input")]
+
+
+async def test_hits_of_thinking_are_kept_when_the_text_is_blocked():
+    named = Rule("f", 1, "Flowers", "words", "output", "flag", words=("rose",))
+    _, ended = await play(ThinkingPiece("rose "), "tulip ", guard=guarded(named, SECRET))
+    assert ended.outcome == State.REFUSED
+    assert {hit.rule.id for hit in ended.hits} == {"f", "r"}
