@@ -38,6 +38,22 @@ class DiscreetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return [_log(request, obj, DELETION, "") for obj in queryset]
 
 
+class HistoryInline(admin.StackedInline):  # type: ignore[type-arg]
+    """What a record was before, newest first: to read, never to add to or change."""
+
+    ordering = ("-number",)
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, *_args: Any) -> bool:
+        """Answer no."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, *_args: Any) -> bool:
+        """Answer no."""
+        return False
+
+
 def _log(request: HttpRequest, obj: Model, action: int, message: Any) -> LogEntry:
     return LogEntry.objects.create(
         user_id=str(request.user.pk),

@@ -11,7 +11,7 @@ from django.contrib import admin
 from django.db.models import F
 from django.http import HttpRequest
 
-from accounts.admin import DiscreetAdmin
+from accounts.admin import DiscreetAdmin, HistoryInline
 from audit.admin import NewestPages
 from conversations.models import (
     BudgetPlan,
@@ -165,21 +165,12 @@ class PolicyRuleForm(forms.ModelForm):  # type: ignore[type-arg]
 _OF_A_VERSION: tuple[str, ...] = ("number", "created_at", "author", *TERMS)
 
 
-class PolicyRuleVersionInline(admin.StackedInline):  # type: ignore[type-arg]
+class PolicyRuleVersionInline(HistoryInline):
     """What the rule said before, newest first."""
 
     model = PolicyRuleVersion
     verbose_name_plural = "versions"
     fields = readonly_fields = _OF_A_VERSION
-    ordering = ("-number",)
-    extra = 0
-    can_delete = False
-
-    def has_add_permission(self, request: HttpRequest, *_args: Any) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, *_args: Any) -> bool:
-        return False
 
 
 @admin.register(PolicyRule)

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from accounts.admin import DiscreetAdmin
+from accounts.admin import DiscreetAdmin, HistoryInline
 from accounts.models import Role
 from prompts.models import LanguageModel, ModelPrice, PromptTemplate, PromptVersion
 from prompts.offering import define_model, set_price
@@ -119,21 +119,12 @@ class ModelPriceAdmin(DiscreetAdmin):
         set_price(obj, by=request.user)
 
 
-class VersionInline(admin.StackedInline):  # type: ignore[type-arg]
+class VersionInline(HistoryInline):
     """All versions of a template, newest first."""
 
     model = PromptVersion
     fields = ("number", "content", "change_note", "author", "published_at")
     readonly_fields = fields
-    ordering = ("-number",)
-    extra = 0
-    can_delete = False
-
-    def has_add_permission(self, request: HttpRequest, *_args: Any) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, *_args: Any) -> bool:
-        return False
 
 
 @admin.register(PromptTemplate)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from django.db import connection
 from django.db.models import F, Q, QuerySet
@@ -28,6 +28,7 @@ from conversations.models import BudgetWindow, Conversation, Message, Reservatio
 from conversations.turn.plans import Allowance, allowance_of
 from conversations.turn.refusal import Refusal
 from conversations.turn.tokens import estimated_tokens
+from prompts.catalogue import Price
 from prompts.provider import Usage
 
 USEFUL_TOKENS = 200
@@ -48,23 +49,6 @@ _MOST_TOKENS = 2**31 - 1
 Scope = BudgetWindow.Scope
 
 
-class Priced(Protocol):
-    """Prices in USD per million tokens (`prompts.catalogue.Price` is one)."""
-
-    @property
-    def input(self) -> Decimal: ...
-    @property
-    def cached_input(self) -> Decimal: ...
-    @property
-    def output(self) -> Decimal: ...
-
-
-class _Price(NamedTuple):
-    input: Decimal
-    cached_input: Decimal
-    output: Decimal
-
-
 @dataclass(frozen=True, slots=True)
 class Granted:
     """A reply may begin, with at most this many tokens; `amount` USD are held for it."""
@@ -80,11 +64,11 @@ def reserve(  # noqa: PLR0913 - all are named
     reply: Message,
     *,
     user: User,
-    offer_price: Priced | None,
+    offer_price: Price | None,
     tokens_in_estimate: int,
     max_output_tokens: int,
     now: datetime,
-    fallback_prices: Iterable[Priced] = (),
+    fallback_prices: Iterable[Price] = (),
 ) -> Granted:
     """Hold what the reply may cost, in the caller's transaction, and return its most tokens.
 
@@ -131,7 +115,7 @@ def reserve(  # noqa: PLR0913 - all are named
 class _Wish:
     """What a reply would like to have."""
 
-    price: _Price
+    price: Price
     tokens_in: int
     max_output: int
 
@@ -177,8 +161,8 @@ def _left(window: BudgetWindow, limit: Decimal) -> Decimal:
     return max(limit - window.spent_usd - window.reserved_usd, Decimal(0))
 
 
-def _dearest(prices: Sequence[Priced]) -> _Price:
-    return _Price(
+def _dearest(prices: Sequence[Price]) -> Price:
+    return Price(
         max(price.input for price in prices),
         max(price.cached_input for price in prices),
         max(price.output for price in prices),
@@ -277,7 +261,7 @@ class _Charge:
 
 
 def settle(
-    reply: Message, usage: Usage | None, *, now: datetime, price: Priced | None = None
+    reply: Message, usage: Usage | None, *, now: datetime, price: Price | None = None
 ) -> Decimal | None:
     """Charge what the reply used and release what was held for it, in the caller's transaction.
 
@@ -342,9 +326,9 @@ def _claimed(replies: Sequence[Message], now: datetime) -> list[Reservation]:
 
 
 def _charge(
-    reply: Message, reservation: Reservation, usage: Usage | None, price: Priced | None
+    reply: Message, reservation: Reservation, usage: Usage | None, price: Price | None
 ) -> _Charge:
-    price = price or _Price(
+    price = price or Price(
         reservation.input_price, reservation.cached_input_price, reservation.output_price
     )
     if usage and _is_plausible(usage):
@@ -357,13 +341,9 @@ def _charge(
     return _Charge(min(_cost(price, estimated), reservation.amount_usd), estimated)
 
 
-def _cost(price: Priced, usage: Usage) -> Decimal:
-    """Return the cost in USD; input from the provider's cache has a price of its own."""
-    exact = (
-        (usage.tokens_in - usage.tokens_cached) * price.input
-        + usage.tokens_cached * price.cached_input
-        + usage.tokens_out * price.output
-    ) / _MILLION
+def _cost(price: Price, usage: Usage) -> Decimal:
+    """Return the cost in USD, to what is stored."""
+    exact = price.cost(usage.tokens_in, usage.tokens_cached, usage.tokens_out)
     return exact.quantize(_EXACT, ROUND_HALF_EVEN)
 
 

@@ -1,6 +1,6 @@
 """Policy: the rules in force, applied to what people send and to what they are shown.
 
-    policy = await acurrent_policy()
+    policy = current_policy()
     screened = policy.screen_input(text)       the text to go on with; raises Blocked
     screen = policy.output_filter()            feed(chunk), finish(); raises Blocked
     hits = await policy.judge(text, …)         where a rule asks the provider's moderation
@@ -23,7 +23,6 @@ from typing import Any, Protocol
 import structlog
 
 from audit.trail import Actor, Target, record, record_outside
-from chatbot.database import db
 from conversations.models import PolicyRule, PolicyTerms
 from conversations.turn.moves import Moves
 from conversations.turn.output import MASK, Match, OutputFilter
@@ -381,19 +380,11 @@ def current_policy() -> Policy:
 
 
 def releases_by_sentence() -> bool:
-    """Whether people get replies by sentence now; of rules that can't be applied they hear later."""
+    """Whether replies come by sentence now. Rules that can't be applied are told when one asks."""
     try:
         return current_policy().needs_whole_sentences
     except PatternRefused:
         return False
-
-
-async def acurrent_policy() -> Policy:
-    """Do as `current_policy`; goes to the database's threads only when it has to ask."""
-    kept = _kept
-    if kept and time.monotonic() < kept.until:
-        return kept.policy
-    return await db(current_policy)()
 
 
 def forget_policy() -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
 
 import pytest
 from django.db import close_old_connections, connection, transaction
@@ -26,18 +25,11 @@ from conversations.turn.budget import (
 )
 from conversations.turn.plans import allowance_of, save_plan
 from conversations.turn.tokens import estimated_tokens, estimated_tokens_told
+from prompts.catalogue import Price
 from prompts.provider import Usage
 
 State = Message.State
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-
-
-class Price(NamedTuple):
-    """USD per million tokens."""
-
-    input: Decimal
-    cached_input: Decimal
-    output: Decimal
 
 
 # A dollar for a million tokens in, four for a million out.

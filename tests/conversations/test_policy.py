@@ -16,7 +16,6 @@ from conversations.turn.policy import (
     Hit,
     Policy,
     Rule,
-    acurrent_policy,
     current_policy,
     forget_policy,
     record_hits,
@@ -292,12 +291,6 @@ def test_changed_rules_are_applied_when_the_kept_ones_are_old(stored, monkeypatc
     PolicyRule.objects.update(is_active=False)
     monkeypatch.setattr(policy_module.time, "monotonic", lambda: now + 12)
     assert current_policy().rules == ()
-
-
-async def test_async_callers_do_not_ask_again(monkeypatch):
-    kept = policy_module._Kept(Policy([]), policy_module.time.monotonic() + 5)
-    monkeypatch.setattr(policy_module, "_kept", kept)
-    assert await acurrent_policy() is kept.policy
 
 
 def test_hits_are_recorded_without_content(olive, finished):
