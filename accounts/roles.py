@@ -140,7 +140,6 @@ MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
         "conversations.add_policyrule",
         "conversations.change_policyrule",
     ),
-    _P.MANAGE_USERS: ("accounts.view_user", "accounts.add_user", "accounts.change_user"),
     _P.MANAGE_USERS: (
         *("accounts.view_user", "accounts.add_user", "accounts.change_user"),
         "accounts.view_apitoken",

@@ -96,7 +96,7 @@ def token_of(secret: str) -> ApiToken | None:
     token = found.annotate(roles_of_user=ArraySubquery(roles)).first()
     if token is None or not hmac.compare_digest(bytes(token.digest), digest):
         return None
-    token.user.loaded_roles = token.roles_of_user  # type: ignore[attr-defined]
+    token.user.roles = frozenset(vars(token)["roles_of_user"])
     _note_use(token, now)
     return token
 

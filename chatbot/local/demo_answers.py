@@ -375,7 +375,7 @@ def title_for(messages: list[Json]) -> str:
         # The order and the text it is about came in one message.
         question = question.partition("\n")[2] or question.partition(":")[2]
     asked = re.sub(r"^\s*(?:user|question|q)\s*:\s*", "", question, flags=re.IGNORECASE)
-    words = re.sub(r"[^\w\s'.-]", " ", asked[:_LONGEST_REQUEST]).split()
+    words = re.sub(r"[^\w\s'.\[\]-]", " ", asked[:_LONGEST_REQUEST]).split()
     short = _FILLERS.sub("", " ".join(words)) or " ".join(words)
     title = " ".join(short.split()[:_TITLE_WORDS]).strip(" .-'")
     return title[:1].upper() + title[1:] or "New conversation"

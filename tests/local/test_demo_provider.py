@@ -332,6 +332,10 @@ def test_question_about_titles_is_no_request_for_one(question):
     assert not asks_for_title([{"role": "system", "content": "Be brief."}, user(question)])
 
 
+def test_title_keeps_a_placeholder_whole():
+    assert title_for([user("Write to [EMAIL-KZWZSTWH] today")]) == "Write to [EMAIL-KZWZSTWH] today"
+
+
 def test_title_of_nothing_is_a_title_all_the_same():
     assert title_for([user("?!")]) == "New conversation"
     assert (
