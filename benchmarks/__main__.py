@@ -1,8 +1,8 @@
 """`python -m benchmarks`: measure speed against the provider simulator, and print tables.
 
-python -m benchmarks                    everything, about six minutes
-python -m benchmarks --quick            a short look, about a minute
-python -m benchmarks --only streams     a part: streams, browser, startup
+python -m benchmarks                    everything, about twelve minutes
+python -m benchmarks --quick            a short look, about four minutes
+python -m benchmarks --only streams     a part: streams, guards, chat, browser, startup
 python -m benchmarks --write            and put the figures into docs/benchmarks.md
 """
 
@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks import browser, startup, streams
+from benchmarks import browser, chat, guards, startup, streams
 from benchmarks.processes import machine
 from benchmarks.report import Table, write
 from chatbot.local.environment import ROOT
 
+PARTS = ("streams", "guards", "chat", "browser", "startup")
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 
@@ -32,6 +33,8 @@ def main() -> int:
     print(head)
     parts: dict[str, Callable[[bool], list[Table]]] = {
         "streams": streams.measure,
+        "guards": guards.measure,
+        "chat": chat.measure,
         "browser": browser.measure,
         "startup": startup.measure,
     }
@@ -58,7 +61,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="fewer and shorter measurements")
-    parser.add_argument("--only", action="append", choices=["streams", "browser", "startup"])
+    parser.add_argument("--only", action="append", choices=PARTS)
     parser.add_argument("--write", action="store_true", help="update docs/benchmarks.md")
     return parser.parse_args()
 

@@ -12,9 +12,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.provider_simulator import running_simulator
@@ -28,15 +28,43 @@ READY_SECONDS = 60.0
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "CHROMIUM")
 
 
-@dataclass(frozen=True)
+# Limits are counted, and never reached.
+COUNTED = {
+    "RATE_LIMITS": "user=1000000/minute; user=1000000/hour; token=1000000/minute;"
+    " site=1000000/minute"
+}
+
+
+@dataclass
 class Installation:
     """What runs. `provider` is the simulator's base URL, `env` that of the application."""
 
-    url: str
     provider: str
     env: dict[str, str]
+    data: Path
     servers: Servers
-    web: Child
+    listener: socket.socket
+    web_core: int | None
+    web: Child = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.web = self._started({})
+
+    @property
+    def url(self) -> str:
+        """Where the web process listens."""
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def restart_web(self, settings: Mapping[str, str]) -> None:
+        """Let another web process, with these settings over the others, take this one's place."""
+        self.web.stop(30)
+        self.web = self._started(settings)
+
+    def _started(self, settings: Mapping[str, str]) -> Child:
+        web = _web(self.env | dict(settings), self.data, self.listener, self.web_core)
+        web.start()
+        _wait_until_live(self.url, web)
+        return web
 
     @property
     def postgres_pid(self) -> int:
@@ -65,24 +93,22 @@ def installation(reply: str) -> Iterator[Installation]:
             "OPENAI_BASE_URL": provider,
             "OPENAI_API_KEY": "simulated",
             "OPENAI_MODEL": "gpt-4o-mini",
-            # Counted, and never reached.
-            "RATE_LIMITS": "user=1000000/minute; site=1000000/minute",
+            **COUNTED,
         }
         for command in (["migrate"], ["collectstatic"]):
             manage = [sys.executable, "manage.py", *command, "--no-input", "-v", "0"]
             subprocess.run(manage, cwd=ROOT, env=env, check=True)
         metrics = data / "run" / "metrics"
         metrics.mkdir()
+        env["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         listener = stack.enter_context(listen("127.0.0.1", 0))
-        web = _web(env | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, data, listener, web_core)
-        stack.callback(web.stop, 30)
-        web.start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        _wait_until_live(url, web)
+        installed = Installation(provider, env, data, running, listener, web_core)
+        stack.callback(lambda: installed.web.stop(30))
         try:
-            yield Installation(url, provider, env, running, web)
+            yield installed
         except BaseException:
-            print(f"The web process said at last:\n{web.said()[-3000:]}", file=sys.stderr)
+            said = installed.web.said()[-3000:]
+            print(f"The web process said at last:\n{said}", file=sys.stderr)
             raise
 
 

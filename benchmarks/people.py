@@ -6,7 +6,7 @@ Import it only behind `use_installation`, which configures Django for the instal
 import os
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import django
@@ -57,6 +57,42 @@ def make_people(number: int) -> list[Person]:
         cookies = {settings.SESSION_COOKIE_NAME: session, "csrftoken": secrets.token_hex(16)}
         people.append(Person(user.pk, cookies))
     return people
+
+
+def make_tokens(people: Sequence[Person]) -> list[str]:
+    """Make an API token for each of them that may chat; return the secrets."""
+    from accounts.models import User  # noqa: PLC0415
+    from accounts.tokens import make_token  # noqa: PLC0415
+
+    users = User.objects.with_roles().in_bulk([person.user_id for person in people])
+    given = (users[person.user_id] for person in people)
+    made = (
+        make_token(user, name="benchmark", scopes=["chat"], lasts=None, by=user) for user in given
+    )
+    return [each.secret for each in made]
+
+
+def put_rules_into_force() -> None:
+    """Save three rules as an administrator would: words, a pattern, and one that only notes."""
+    from accounts.access import System  # noqa: PLC0415
+    from conversations.models import PolicyRule  # noqa: PLC0415
+    from conversations.turn.rules import save_rule  # noqa: PLC0415
+
+    rules = [
+        {"kind": "words", "words": "project bluebird\nmerger talks", "action": "block"},
+        {"kind": "pattern", "pattern": r"\bPRJ-[0-9]{4,6}\b", "action": "mask"},
+        {"kind": "pattern", "pattern": r"(?i)internal use only", "action": "flag"},
+    ]
+    for number, terms in enumerate(rules, start=1):
+        rule = PolicyRule(name=f"Rule {number}", direction="both", **terms)
+        save_rule(rule, by=System("benchmark"))
+
+
+def put_rules_out_of_force() -> None:
+    """Let no rule hold any more; a process notices within seconds, a new one at once."""
+    from conversations.models import PolicyRule  # noqa: PLC0415
+
+    PolicyRule.objects.update(is_active=False)
 
 
 def make_conversation(owner: uuid.UUID, messages: int = 0) -> uuid.UUID:

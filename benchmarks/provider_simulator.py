@@ -286,7 +286,8 @@ class Simulator:
         try:
             given = json.loads(found[1]) if found else {}
             if is_title:
-                given = {"text": TITLE, "tokens_per_second": 0} | (given.get("title") or {})
+                told = (self._defaults.get("title") or {}) | (given.get("title") or {})
+                given = {"text": TITLE, "tokens_per_second": 0} | told
             control = _controls(given, self._defaults)
             self._asked[is_title, question] += 1
             if control.times is not None and self._asked[is_title, question] > control.times:

@@ -21,8 +21,7 @@ from django_prometheus.exports import ExportToDjangoView
 from redis.exceptions import RedisError
 
 from accounts.access import allowed
-from chatbot.database import db
-from conversations.reply.delivery import DATABASE_FAULTS
+from chatbot.database import DATABASE_FAULTS, db
 from conversations.reply.log import REDIS_FAULTS, connect
 from prompts.provider import configured_provider
 

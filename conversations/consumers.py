@@ -29,10 +29,9 @@ from django.utils.crypto import constant_time_compare
 from accounts.access import allowed
 from accounts.models import User
 from chatbot import telemetry
-from chatbot.database import db
+from chatbot.database import DATABASE_FAULTS, db
 from conversations.cancelling import cancelled
 from conversations.models import Conversation
-from conversations.reply.delivery import DATABASE_FAULTS
 from conversations.reply.log import REDIS_FAULTS, Cursor, Frame, Gap
 from conversations.reply.runner import runner
 from conversations.thread import empty_page, thread_of

@@ -161,6 +161,15 @@ class Message(models.Model):
     fault = models.CharField(
         max_length=32, blank=True, help_text="Why it failed or was interrupted, as a code."
     )
+    refused_by = models.ForeignKey(
+        "PolicyRuleVersion",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_index=False,  # versions stay, so nobody asks which replies point to one
+        help_text="The rule that ended it.",
+    )
     tokens_in = models.PositiveIntegerField(null=True, blank=True)
     tokens_cached = models.PositiveIntegerField(null=True, blank=True)
     tokens_out = models.PositiveIntegerField(null=True, blank=True)
@@ -182,7 +191,8 @@ class Message(models.Model):
     duration_ms = models.PositiveIntegerField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
 
-    # How a run of a reply is owned and how far readers have been told
+    # How a run of a reply is owned, or the title that is made behind it, and how far readers have
+    # been told
     runner = models.ForeignKey(
         Runner, on_delete=models.SET_NULL, null=True, blank=True, related_name="replies"
     )

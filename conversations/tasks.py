@@ -17,6 +17,6 @@ def forget_dead_runners() -> None:
 
 @shared_task(ignore_result=True)
 def settle_forgotten_reservations() -> None:
-    """Settle what a process held for a title when it died."""
+    """Settle what was held for a title and never given back."""
     with transaction.atomic():
         settle_forgotten(now=datetime.now(UTC))

@@ -123,9 +123,8 @@ def thread_of(conversation: Conversation, *, before: uuid.UUID | None = None) ->
     path = [message.pk for message in branch(tree, conversation.leaf_id)]
     end = path.index(before) if before in path else len(path)
     start = max(0, end - MESSAGES_AT_ONCE)
-    found = conversation.messages.select_related("prompt_version__template").in_bulk(
-        path[start:end]
-    )
+    shown = conversation.messages.select_related("prompt_version__template", "refused_by")
+    found = shown.in_bulk(path[start:end])
     messages = [found[pk] for pk in path[start:end] if pk in found]
     for message in messages:
         message.conversation = conversation

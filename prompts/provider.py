@@ -29,6 +29,10 @@ from django.conf import settings
 
 MODERATION_SECONDS = 10.0
 MAX_EVENT_BYTES = 1 << 20
+# What is kept of a provider's own words and figures.
+MAX_MODEL_CHARACTERS = 200
+MAX_REASON_CHARACTERS = 32
+MAX_TOKENS = 1_000_000_000
 # httpx2's own limit for a read; ours are shorter and come first.
 _READ_SECONDS = 3600.0
 
@@ -314,16 +318,23 @@ class _Reading:
         if data == b"[DONE]" or self.is_done:
             self.is_done = True
             return
-        chunk = _parsed(data)
-        self._model = chunk.get("model") or self._model
+        try:
+            self._take_chunk(_parsed(data), pieces)
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise ProviderFault("garbled") from error  # JSON, but of another shape
+
+    def _take_chunk(self, chunk: dict[str, Any], pieces: list[Piece]) -> None:
+        if (model := chunk.get("model")) and model != self._model:
+            self._model = _word(model, MAX_MODEL_CHARACTERS) or self._model
         self._usage = _usage(chunk.get("usage")) or self._usage
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
             if thinking := delta.get("reasoning_content") or delta.get("reasoning"):
-                pieces.append(ThinkingPiece(thinking))
+                pieces.append(ThinkingPiece(_text(thinking)))
             if text := delta.get("content"):
-                pieces.append(TextPiece(text))
-            self._reason = choice.get("finish_reason") or self._reason
+                pieces.append(TextPiece(_text(text)))
+            if reason := choice.get("finish_reason"):
+                self._reason = _word(reason, MAX_REASON_CHARACTERS) or self._reason
 
     def finished(self) -> Finished:
         """Return the last piece. Raises ProviderFault when the reply stopped too early."""
@@ -344,15 +355,30 @@ def _parsed(data: bytes) -> dict[str, Any]:
     return chunk
 
 
+def _text(said: Any) -> str:
+    """Return it. Raises TypeError for what is no text."""
+    if not isinstance(said, str):
+        raise TypeError
+    return said
+
+
+def _word(said: Any, most: int) -> str:
+    """Return a name of the provider's as it can be kept. Raises TypeError."""
+    return "".join(filter(str.isprintable, _text(said)))[:most]
+
+
 def _usage(counted: dict[str, Any] | None) -> Usage | None:
+    """Return the figures, or None where they can't be. Raises TypeError, ValueError."""
     if not counted:
         return None
     details = counted.get("prompt_tokens_details") or {}
-    return Usage(
+    usage = Usage(
         tokens_in=int(counted.get("prompt_tokens") or 0),
         tokens_cached=int(details.get("cached_tokens") or 0),
         tokens_out=int(counted.get("completion_tokens") or 0),
     )
+    figures = (usage.tokens_in, usage.tokens_cached, usage.tokens_out)
+    return usage if all(0 <= figure <= MAX_TOKENS for figure in figures) else None
 
 
 _providers: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], Provider]]"

@@ -24,8 +24,11 @@ from accounts.roles import seed_roles
 from audit import trail
 from audit.append_only import TABLE, TABLE_TRIGGER
 from benchmarks.provider_simulator import running_simulator
-from conversations.models import Conversation, Message, Runner
+from conversations.models import Conversation, Message, PolicyRule, Runner
 from conversations.turn import Progress, Turn, TurnEnded, close_reply, start_turn
+from conversations.turn.plans import forget_plans
+from conversations.turn.policy import forget_policy
+from conversations.turn.rules import save_rule
 from prompts.catalogue import forget_offers
 from prompts.provider import Usage
 
@@ -133,6 +136,20 @@ def finished(begin: Callable[..., Turn]) -> Callable[..., Turn]:
         return turn
 
     return make
+
+
+@pytest.fixture
+def rule(ada: User) -> Iterator[Callable[..., PolicyRule]]:
+    """Put a rule into force."""
+
+    def make(**terms) -> PolicyRule:
+        made = PolicyRule(**{"name": "Plans", "kind": "words", "direction": "input", **terms})
+        save_rule(made, by=ada)
+        forget_policy()
+        return made
+
+    yield make
+    forget_policy()
 
 
 # --- servers ---------------------------------------------------------------------------------
@@ -287,11 +304,13 @@ def _entries_beside_roll_back_with_the_test(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _offers_of_its_own():
-    # The catalogue keeps rows for seconds: one test's must not be offered in another.
+def _offers_and_plans_of_its_own():
+    # Both are kept for seconds: one test's must not hold in another.
     forget_offers()
+    forget_plans()
     yield
     forget_offers()
+    forget_plans()
 
 
 @pytest.fixture(autouse=True)

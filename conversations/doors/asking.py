@@ -145,7 +145,7 @@ async def stored(reply_id: uuid.UUID) -> Message:
 
 def _stored(reply_id: uuid.UUID) -> Message:
     return Message.objects.select_related(
-        "conversation", "prompt_version__template", "feedback"
+        "conversation", "prompt_version__template", "refused_by", "feedback"
     ).get(pk=reply_id)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conversations.doors.problems import Problem
 from conversations.models import Message
+from conversations.turn.faults import refusal_of
 from prompts.provider import ChatMessage
 
 MAX_MESSAGES = 1000
@@ -161,7 +162,8 @@ def _text(content: str | list[_Part] | None, where: str) -> str:
 
 def completion_of(reply: Message) -> dict[str, Any]:
     """Return the answer for a reply that has ended."""
-    message = {"role": "assistant", "content": reply.content, "refusal": None}
+    refusal = refusal_of(reply)
+    message = {"role": "assistant", "content": reply.content, "refusal": refusal}
     if thinking := reply.thinking:
         message["reasoning_content"] = thinking
     choice = {
@@ -180,7 +182,9 @@ def chunk_of(reply: Message, delta: Delta) -> dict[str, Any]:
 
 def last_chunk(reply: Message) -> dict[str, Any]:
     """Return the chunk that says why the reply ended."""
-    return _chunk(reply, [{"index": 0, "delta": {}, "finish_reason": _finish_reason(reply)}])
+    refusal = refusal_of(reply)
+    delta = {"refusal": refusal} if refusal else {}
+    return _chunk(reply, [{"index": 0, "delta": delta, "finish_reason": _finish_reason(reply)}])
 
 
 def usage_chunk(reply: Message) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_safe
 from chatbot.telemetry import current_ids
 from conversations.models import Message
 from conversations.turn import Refusal
-from conversations.turn.faults import FAULTS
+from conversations.turn.faults import FAULTS, sentence_of
 from conversations.turn.limits import Quota, TooMany, rate_limit_fields
 
 MEDIA_TYPE = "application/problem+json"
@@ -230,9 +230,8 @@ class Problem(Exception):
     def of_reply(cls, reply: Message, /, **more: Any) -> "Problem":
         """Return the problem for a reply that failed or was interrupted."""
         kind = _FAULTS.get(reply.fault) or KINDS["internal"]
-        sentence = FAULTS.get(reply.fault, FAULTS["internal"])
-        rest = sentence.rest if reply.content_sealed else sentence.without_text or sentence.rest
-        return cls(kind.code, f"{sentence.headline} {rest}", **more)
+        sentence = sentence_of(reply) or FAULTS["internal"]
+        return cls(kind.code, f"{sentence.headline} {sentence.rest_for(reply)}", **more)
 
     def document(self) -> dict[str, Any]:
         """Return the members of the problem document."""

@@ -21,7 +21,7 @@ from conversations.doors.schemas import feedback_out, message_out, session_out
 from conversations.models import Conversation, Feedback, Message
 from conversations.turn.context import branch
 
-_LOADED = ("prompt_version__template", "feedback")
+_LOADED = ("prompt_version__template", "refused_by", "feedback")
 
 
 def sessions(user: User, cursor: str | None, limit: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ninja import Schema
 from pydantic import ConfigDict, Field
 
 from conversations.models import Conversation, Feedback, Message
+from conversations.turn.faults import refusal_of
 from conversations.turn.screening import MAX_BYTES
 
 MAX_COMMENT_CHARACTERS = 4000
@@ -71,6 +72,7 @@ class ReplyOut(Schema):
     state: Outcome
     finish_reason: str
     fault: str
+    refusal: str | None = Field(description="Why a filter or a rule ended it; else null.")
     model: str
     prompt: PromptOut | None
     usage: UsageOut | None
@@ -93,6 +95,7 @@ class MessageOut(Schema):
     ended_at: datetime | None
     finish_reason: str
     fault: str
+    refusal: str | None = Field(description="Why a filter or a rule ended it; else null.")
     model: str
     prompt: PromptOut | None
     usage: UsageOut | None
@@ -214,6 +217,7 @@ def _ending(message: Message) -> dict[str, Any]:
         "state": str(message.state),
         "finish_reason": message.finish_reason,
         "fault": message.fault,
+        "refusal": refusal_of(message),
         "model": message.model,
         "prompt": {"slug": version.template.slug, "version": version.number} if version else None,
         "usage": usage_out(message),

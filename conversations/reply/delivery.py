@@ -14,9 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
-from django.db import DatabaseError, InterfaceError
 
-from chatbot.database import db
+from chatbot.database import DATABASE_FAULTS, db
 from conversations.cancelling import cancelled
 from conversations.models import Message
 from conversations.reply import fragments
@@ -34,8 +33,6 @@ SNAPSHOT_SECONDS = 2.0
 SNAPSHOT_CHARACTERS_PER_SECOND = 40_000
 REDIS_RETRY_SECONDS = 0.2
 LONG_TEXT_CHARACTERS = 10_000
-
-DATABASE_FAULTS = (DatabaseError, InterfaceError)
 
 
 class Delivery:

@@ -83,9 +83,8 @@ def turn_ended(reply: Message, final: "Final", warning: str) -> str:
 
 def reply_replaced(reply: Message) -> str:
     """The whole reply as the database has it. Reads the database."""
-    reply = Message.objects.select_related("prompt_version__template", "conversation").get(
-        pk=reply.pk
-    )
+    loaded = ("prompt_version__template", "refused_by", "conversation")
+    reply = Message.objects.select_related(*loaded).get(pk=reply.pk)
     html = render_to_string(
         "conversations/oob/reply_replaced.html",
         {"reply": reply, "conversation": reply.conversation},

@@ -21,11 +21,11 @@ from django.conf import settings
 from uuid_utils.compat import uuid7
 
 from chatbot import telemetry
-from chatbot.database import db
+from chatbot.database import DATABASE_FAULTS, db, db_patiently
 from conversations.cancelling import cancelled
 from conversations.models import Message, Runner
 from conversations.reply import fragments
-from conversations.reply.delivery import DATABASE_FAULTS, Delivery
+from conversations.reply.delivery import Delivery
 from conversations.reply.log import (
     REDIS_FAULTS,
     Cursor,
@@ -36,7 +36,6 @@ from conversations.reply.log import (
     connect,
 )
 from conversations.turn import (
-    Closed,
     Progress,
     Turn,
     TurnEnded,
@@ -45,7 +44,7 @@ from conversations.turn import (
     close_reply,
     run_turn,
 )
-from conversations.turn.closing import beat
+from conversations.turn.closing import beat, settle_abandoned_titles
 from conversations.turn.limits import close_limiters
 from conversations.turn.titles import title_if_first
 from prompts import routing
@@ -57,7 +56,6 @@ BEAT_SECONDS = 2.0
 SETTLED_AFTER_SECONDS = 4.0
 LONGEST_SETTLING_SECONDS = 60.0
 DRAIN_SECONDS = 20.0
-CLOSE_PATIENCE_SECONDS = 120.0
 
 Ending = tuple[Message.State, str]
 STOPPED: Ending = (Message.State.STOPPED, "")
@@ -186,7 +184,7 @@ class ReplyRunner:
             until=ending,
         )
         progress = await delivery.finish()
-        closed = await self._close(turn.reply, progress, ended)
+        closed = await db_patiently(close_reply)(turn.reply, progress, ended)
         if not closed:
             logger.warning("reply_lost_to_another_process")
             return
@@ -202,7 +200,7 @@ class ReplyRunner:
 
     async def _close_crashed(self, reply: Message, progress: Progress) -> None:
         ended = TurnEnded(Message.State.FAILED, fault="internal")
-        if await self._close(reply, progress, ended):
+        if await db_patiently(close_reply)(reply, progress, ended):
             _count(ended)
             cursor = Cursor(reply.fence, progress.cursor)
             await self._show_as_stored(reply, cursor)
@@ -212,20 +210,8 @@ class ReplyRunner:
         with suppress(*REDIS_FAULTS, FencedOut):  # readers then learn of it from the database
             await self.log.append(reply.conversation_id, Frame(cursor, html), last=True)
 
-    async def _close(self, reply: Message, progress: Progress, ended: TurnEnded) -> Closed | None:
-        """Write the outcome, trying again while the database is away."""
-        give_up_at = time.monotonic() + CLOSE_PATIENCE_SECONDS
-        while True:
-            try:
-                return await db(close_reply)(reply, progress, ended)
-            except DATABASE_FAULTS as error:
-                if time.monotonic() > give_up_at:
-                    raise
-                logger.warning("close_waits", error=type(error).__name__)
-                await asyncio.sleep(0.5)
-
     async def _give_title(self, turn: Turn, cursor: Cursor, *, by_model: bool) -> None:
-        conversation = await title_if_first(turn, by_model=by_model)
+        conversation = await title_if_first(turn, self.row.pk, by_model=by_model)
         if conversation:
             with suppress(*REDIS_FAULTS, FencedOut):  # the next page load shows it
                 html = fragments.title_changed(conversation)
@@ -310,6 +296,7 @@ class ReplyRunner:
             logger.warning("reply_abandoned", reply=str(reply.pk))
             telemetry.turns_ended.labels(reply.state).inc()
             await self._show_as_stored(reply, Cursor(reply.fence, 0))
+        await db(settle_abandoned_titles)()
 
 
 def _count(ended: TurnEnded) -> None:

@@ -8,7 +8,7 @@ from django.utils.safestring import SafeString, mark_safe
 from conversations.models import Message
 from conversations.reply.markdown import BlockStream, render
 from conversations.turn import can_continue
-from conversations.turn.faults import CUT_BY_LENGTH, FAULTS, STOPPED, Sentence
+from conversations.turn.faults import sentence_of
 
 register = template.Library()
 
@@ -30,7 +30,7 @@ def prose(reply: Message) -> SafeString:
 @register.simple_tag
 def notice(reply: Message) -> dict[str, str] | None:
     """What to say about how the reply ended, and the name of the act that mends it."""
-    sentence = _sentence(reply)
+    sentence = sentence_of(reply)
     if sentence is None:
         return None
     action = ""
@@ -38,18 +38,10 @@ def notice(reply: Message) -> dict[str, str] | None:
         action = "Continue" if reply.content_sealed else "Try again"
     return {
         "headline": sentence.headline,
-        "rest": sentence.rest if reply.content_sealed else sentence.without_text or sentence.rest,
+        "rest": sentence.rest_for(reply),
         "tone": sentence.tone,
         "action": action,
     }
-
-
-def _sentence(reply: Message) -> Sentence | None:
-    if reply.fault:
-        return FAULTS.get(reply.fault, FAULTS["internal"])
-    if reply.state == Message.State.STOPPED:
-        return STOPPED
-    return CUT_BY_LENGTH if reply.finish_reason == "length" else None
 
 
 @register.filter

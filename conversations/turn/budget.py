@@ -11,20 +11,23 @@ the maximum of tokens; what it charges beyond that is charged here too, and the 
 Both run inside the transaction that opens or closes the reply. Rows are locked in one order by
 everybody: conversation or message first, then the reservation, then its windows by scope and key.
 A transaction therefore reserves or settles once, and last.
+
+The statements are written out: through Django's models each would cost this process more than it
+costs the database, and the windows would take one more.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import connection
-from django.db.models import F, Q, QuerySet
+from django.db.models import Q
 
 from accounts.models import User
-from conversations.models import BudgetWindow, Conversation, Message, Reservation
+from conversations.models import BudgetWindow, Conversation, Message
 from conversations.turn.plans import Allowance, allowance_of
 from conversations.turn.refusal import Refusal
 from conversations.turn.tokens import estimated_tokens
@@ -74,8 +77,8 @@ def reserve(  # noqa: PLR0913 - all are named
 
     `fallback_prices` are those of models that may answer in the offered one's place: what is held
     covers the dearest. A reply that is continued reserves anew. Raises Refusal: `price_unknown`,
-    or `budget_spent` with the seconds until it renews. Five queries, six when a session begins; one
-    more for an account that came without its roles.
+    or `budget_spent` with the seconds until it renews. Two queries, three when a session begins;
+    one more for an account that came without its roles.
     """
     if offer_price is None:
         raise _price_unknown()
@@ -86,29 +89,40 @@ def reserve(  # noqa: PLR0913 - all are named
     ]
     wish = _Wish(_dearest([offer_price, *fallback_prices]), tokens_in_estimate, max_output_tokens)
     granted = _granted(limited, wish, now)
-    BudgetWindow.objects.filter(pk__in=[window.pk for window in windows]).update(
-        reserved_usd=F("reserved_usd") + granted.amount
-    )
-    day, month, session = windows
-    reservation = Reservation(
-        reply=reply,
-        day=day,
-        month=month,
-        session=session,
-        amount_usd=granted.amount,
-        model=reply.model,
-        input_price=offer_price.input,
-        cached_input_price=offer_price.cached_input,
-        output_price=offer_price.output,
-        tokens_in_estimate=tokens_in_estimate,
-        tokens_written_before=_tokens_written(reply),
-        reserved_at=now,
-    )
-    if not _hold(reservation):
+    wanted = {
+        **_ids_by_scope(windows),
+        "reply": reply.pk,
+        "amount": granted.amount,
+        "model": reply.model,
+        "input": offer_price.input,
+        "cached_input": offer_price.cached_input,
+        "output": offer_price.output,
+        "tokens_in": tokens_in_estimate,
+        "tokens_before": _tokens_written(reply),
+        "now": now,
+    }
+    if not _held(wanted):
         # A process of a release that knew no budgets closed the reply's last run.
         settle(reply, None, now=now)
-        _hold(reservation)
+        _held(wanted)
     return granted
+
+
+class _Window(NamedTuple):
+    """A locked row of BudgetWindow."""
+
+    id: int
+    scope: str
+    ends_at: datetime
+    spent_usd: Decimal
+    reserved_usd: Decimal
+
+
+_WINDOW = ", ".join(_Window._fields)
+
+
+def _ids_by_scope(windows: Iterable[_Window]) -> dict[str, int]:
+    return {window.scope: window.id for window in windows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +148,7 @@ class _Wish:
         return (self.told_usd + max_tokens * self.token_usd).quantize(_EXACT, ROUND_CEILING)
 
 
-def _granted(
-    limited: Sequence[tuple[BudgetWindow, Decimal]], wish: _Wish, now: datetime
-) -> Granted:
+def _granted(limited: Sequence[tuple[_Window, Decimal]], wish: _Wish, now: datetime) -> Granted:
     """Return what fits into all windows that are limited. Raises Refusal."""
     least = wish.usd(min(USEFUL_TOKENS, wish.max_output))
     short = [(window, limit) for window, limit in limited if _left(window, limit) < least]
@@ -151,12 +163,12 @@ def _granted(
     return Granted(max_tokens, wish.usd(max_tokens))
 
 
-def _obstacle(window: BudgetWindow, limit: Decimal, least: Decimal) -> tuple[bool, bool, datetime]:
+def _obstacle(window: _Window, limit: Decimal, least: Decimal) -> tuple[bool, bool, datetime]:
     """Order windows by what stands against `least` USD: too small, spent, or held by others."""
     return least > limit, limit - window.spent_usd < least, window.ends_at
 
 
-def _left(window: BudgetWindow, limit: Decimal) -> Decimal:
+def _left(window: _Window, limit: Decimal) -> Decimal:
     # A limit may have been lowered below what was spent.
     return max(limit - window.spent_usd - window.reserved_usd, Decimal(0))
 
@@ -169,41 +181,65 @@ def _dearest(prices: Sequence[Price]) -> Price:
     )
 
 
-# Inserts or locks, day before month: a conflicting row is "updated" to itself, which locks it.
-_CALENDAR_WINDOWS = """
-    INSERT INTO conversations_budgetwindow
-        (scope, subject, starts_at, ends_at, spent_usd, reserved_usd)
-    VALUES ('day', %(user)s, %(day)s, %(day_ends)s, 0, 0),
-        ('month', %(user)s, %(month)s, %(month_ends)s, 0, 0)
-    ON CONFLICT (scope, subject, starts_at) DO UPDATE SET ends_at = EXCLUDED.ends_at
-    RETURNING *
-"""
+# Day, month, session: locked in this order, since the session waits for the count of the others. A
+# calendar window that exists is "updated" to itself, which locks it.
+_LOCK = f"""
+    WITH calendar AS (
+        INSERT INTO conversations_budgetwindow
+            (scope, subject, starts_at, ends_at, spent_usd, reserved_usd)
+        VALUES ('day', %(user)s, %(day)s, %(day_ends)s, 0, 0),
+            ('month', %(user)s, %(month)s, %(month_ends)s, 0, 0)
+        ON CONFLICT (scope, subject, starts_at) DO UPDATE SET ends_at = EXCLUDED.ends_at
+        RETURNING {_WINDOW}
+    ), running AS (
+        SELECT {_WINDOW} FROM conversations_budgetwindow
+        WHERE scope = 'session' AND subject = %(conversation)s AND ends_at > %(now)s
+            AND (SELECT count(*) FROM calendar) = 2
+        ORDER BY starts_at DESC LIMIT 1 FOR UPDATE
+    )
+    SELECT * FROM calendar UNION ALL SELECT * FROM running
+"""  # noqa: S608 - our own names, as in all that follow
+
+# The locks on the account's windows let one session of a conversation begin at a time. Another that
+# began while we waited for them is seen here: this statement is younger than the locks.
+_BEGIN_SESSION = f"""
+    WITH running AS (
+        SELECT {_WINDOW} FROM conversations_budgetwindow
+        WHERE scope = 'session' AND subject = %(conversation)s AND ends_at > %(now)s
+        ORDER BY starts_at DESC LIMIT 1 FOR UPDATE
+    ), begun AS (
+        INSERT INTO conversations_budgetwindow
+            (scope, subject, starts_at, ends_at, spent_usd, reserved_usd)
+        SELECT 'session', %(conversation)s, %(now)s, %(session_ends)s, 0, 0
+        WHERE NOT EXISTS (SELECT FROM running)
+        RETURNING {_WINDOW}
+    )
+    SELECT * FROM running UNION ALL SELECT * FROM begun
+"""  # noqa: S608
 
 
 def _locked_windows(
     user_id: uuid.UUID, conversation_id: uuid.UUID, allowance: Allowance, now: datetime
-) -> list[BudgetWindow]:
+) -> list[_Window]:
     """Return the windows that `now` falls into, locked; those that are missing begin here."""
-    day, month = _day_of(now), _month_of(now)
-    times = {"day": day[0], "day_ends": day[1], "month": month[0], "month_ends": month[1]}
-    windows = list(BudgetWindow.objects.raw(_CALENDAR_WINDOWS, {"user": user_id, **times}))
-    # The locks above are the account's, so that no two sessions of a conversation begin at once.
-    session = _running_session(conversation_id, now).select_for_update().first()
-    if session is None:
-        session = BudgetWindow.objects.create(
-            scope=Scope.SESSION,
-            subject=conversation_id,
-            starts_at=now,
-            ends_at=now + timedelta(hours=allowance.session_hours),
-        )
-    return sorted([*windows, session], key=lambda window: window.scope)
-
-
-def _running_session(conversation_id: uuid.UUID, now: datetime) -> QuerySet[BudgetWindow]:
-    running = BudgetWindow.objects.filter(
-        scope=Scope.SESSION, subject=conversation_id, ends_at__gt=now
-    )
-    return running.order_by("-starts_at")
+    (day, day_ends), (month, month_ends) = _day_of(now), _month_of(now)
+    values: dict[str, Any] = {
+        "user": user_id,
+        "conversation": conversation_id,
+        "now": now,
+        "day": day,
+        "day_ends": day_ends,
+        "month": month,
+        "month_ends": month_ends,
+        "session_ends": now + timedelta(hours=allowance.session_hours),
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_LOCK, values)
+        windows = [_Window(*row) for row in cursor.fetchall()]
+        if Scope.SESSION not in _ids_by_scope(windows):
+            cursor.execute(_BEGIN_SESSION, values)
+            windows += [_Window(*row) for row in cursor.fetchall()]
+    return windows
 
 
 def _day_of(now: datetime) -> tuple[datetime, datetime]:
@@ -217,31 +253,37 @@ def _month_of(now: datetime) -> tuple[datetime, datetime]:
 
 
 _HOLD = """
-    INSERT INTO conversations_reservation
-        (reply_id, day_id, month_id, session_id, amount_usd, model, input_price,
-         cached_input_price, output_price, tokens_in_estimate, tokens_written_before, reserved_at)
-    VALUES (%(reply_id)s, %(day_id)s, %(month_id)s, %(session_id)s, %(amount_usd)s, %(model)s,
-        %(input_price)s, %(cached_input_price)s, %(output_price)s, %(tokens_in_estimate)s,
-        %(tokens_written_before)s, %(reserved_at)s)
-    ON CONFLICT (reply_id) DO UPDATE SET
-        day_id = EXCLUDED.day_id, month_id = EXCLUDED.month_id, session_id = EXCLUDED.session_id,
-        amount_usd = EXCLUDED.amount_usd, model = EXCLUDED.model,
-        input_price = EXCLUDED.input_price, cached_input_price = EXCLUDED.cached_input_price,
-        output_price = EXCLUDED.output_price, tokens_in_estimate = EXCLUDED.tokens_in_estimate,
-        tokens_written_before = EXCLUDED.tokens_written_before,
-        reserved_at = EXCLUDED.reserved_at, settled_at = NULL
-    WHERE conversations_reservation.settled_at IS NOT NULL
+    WITH held AS (
+        INSERT INTO conversations_reservation
+            (reply_id, day_id, month_id, session_id, amount_usd, model, input_price,
+             cached_input_price, output_price, tokens_in_estimate, tokens_written_before,
+             reserved_at)
+        VALUES (%(reply)s, %(day)s, %(month)s, %(session)s, %(amount)s, %(model)s, %(input)s,
+            %(cached_input)s, %(output)s, %(tokens_in)s, %(tokens_before)s, %(now)s)
+        ON CONFLICT (reply_id) DO UPDATE SET
+            day_id = EXCLUDED.day_id, month_id = EXCLUDED.month_id,
+            session_id = EXCLUDED.session_id, amount_usd = EXCLUDED.amount_usd,
+            model = EXCLUDED.model, input_price = EXCLUDED.input_price,
+            cached_input_price = EXCLUDED.cached_input_price,
+            output_price = EXCLUDED.output_price,
+            tokens_in_estimate = EXCLUDED.tokens_in_estimate,
+            tokens_written_before = EXCLUDED.tokens_written_before,
+            reserved_at = EXCLUDED.reserved_at, settled_at = NULL
+        WHERE conversations_reservation.settled_at IS NOT NULL
+        RETURNING reply_id
+    )
+    UPDATE conversations_budgetwindow SET reserved_usd = reserved_usd + %(amount)s
+    WHERE id IN (%(day)s, %(month)s, %(session)s) AND EXISTS (SELECT FROM held)
 """
 
 
-def _hold(reservation: Reservation) -> bool:
-    """Store it, over the settled one of an earlier run; False, and nothing, over an open one."""
-    columns = {
-        field.attname: getattr(reservation, field.attname)
-        for field in Reservation._meta.concrete_fields
-    }
+def _held(wanted: Mapping[str, Any]) -> bool:
+    """Hold it in locked windows, over the settled reservation of an earlier run.
+
+    False, and nothing, over an open one.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(_HOLD, columns)
+        cursor.execute(_HOLD, wanted)
         return bool(cursor.rowcount)
 
 
@@ -252,37 +294,128 @@ def _tokens_written(reply: Message) -> int:
 # --- when the reply has ended ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Charge:
-    """What one run of a reply cost; `estimated` holds tokens that nobody counted."""
+class Held(NamedTuple):
+    """What a reservation says: taken by `claim` or `_claimed`, each comes once."""
+
+    reply_id: uuid.UUID
+    day_id: int
+    month_id: int
+    session_id: int
+    amount_usd: Decimal
+    input_price: Decimal
+    cached_input_price: Decimal
+    output_price: Decimal
+    tokens_in_estimate: int
+    tokens_written_before: int
+
+    @property
+    def price(self) -> Price:
+        """The price of the model that was offered, as it was then."""
+        return Price(self.input_price, self.cached_input_price, self.output_price)
+
+    @property
+    def window_ids(self) -> tuple[int, int, int]:
+        """The rows in which it is held."""
+        return self.day_id, self.month_id, self.session_id
+
+
+_HELD = ", ".join(Held._fields)
+
+
+class Charge(NamedTuple):
+    """What one run of a reply cost, and the tokens that are charged; None where no work was done.
+
+    `is_estimated` when nobody counted them.
+    """
 
     usd: Decimal
-    estimated: Usage | None = None
+    usage: Usage | None
+    is_estimated: bool
+
+
+class Spent(NamedTuple):
+    """How a window stands that was charged, in USD."""
+
+    scope: str
+    spent_usd: Decimal
+    reserved_usd: Decimal
+    ends_at: datetime
+
+
+_CLAIM_OPEN = f"""
+    WITH owned AS (
+        SELECT id FROM conversations_message
+        WHERE id = %(reply)s AND fence = %(fence)s AND state = 'streaming' FOR UPDATE
+    ), claimed AS (
+        UPDATE conversations_reservation SET settled_at = %(now)s FROM owned
+        WHERE reply_id = owned.id AND settled_at IS NULL RETURNING {_HELD}
+    )
+    SELECT claimed.* FROM owned LEFT JOIN claimed ON TRUE
+"""  # noqa: S608
+
+
+class FenceLost(Exception):
+    """The reply was ended by somebody else, or is written by another run."""
+
+
+def claim(reply: Message, *, now: datetime) -> Held | None:
+    """Lock an open reply under its fence, and take what is held for it. Raises FenceLost.
+
+    What was taken must be exchanged in the same transaction. None where nothing was held. One
+    query.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM_OPEN, {"reply": reply.pk, "fence": reply.fence, "now": now})
+        row = cursor.fetchone()
+    if row is None:
+        raise FenceLost
+    return None if row[0] is None else Held(*row)
+
+
+def charge_for(
+    held: Held, usage: Usage | None, *, written: int, fault: str = "", price: Price | None = None
+) -> Charge:
+    """Return what is to be charged for what was held.
+
+    Without usage (stopped, killed, not reported) the tokens are estimated: `written` are those of
+    the reply as it is now. `price` is that of the model that answered, where it was not the one
+    offered.
+    """
+    price = price or held.price
+    if usage and _is_plausible(usage):
+        return Charge(_cost(price, usage), usage, is_estimated=False)
+    new = max(0, written - held.tokens_written_before)
+    if not new and fault in UNBILLED_FAULTS:
+        return Charge(Decimal(0), None, is_estimated=False)
+    estimated = Usage(held.tokens_in_estimate, 0, new)
+    # An estimate takes no more than was set aside for it.
+    usd = min(_cost(price, estimated), held.amount_usd)
+    return Charge(usd, estimated, is_estimated=True)
 
 
 def settle(
     reply: Message, usage: Usage | None, *, now: datetime, price: Price | None = None
 ) -> Decimal | None:
-    """Charge what the reply used and release what was held for it, in the caller's transaction.
+    """Charge a reply that is closed already, row and object; arguments are those of `charge_for`.
 
-    Call it after the guarded update that closed the reply, whose columns `reply` holds. `price` is
-    that of the model that answered, where it was not the one offered. Without usage (stopped,
-    killed, not reported) the tokens are estimated from the text and the reply is marked. The cost
-    is added to the reply, row and object, and returned; None when there was nothing to settle, as
-    the second time. Four queries.
+    The cost is added to the reply and returned; None when there was nothing to settle, as the
+    second time. Three queries.
     """
-    for reservation in _claimed([reply], now):
-        charge = _charge(reply, reservation, usage, price)
-        _exchange([(reservation, charge)])
-        _write(reply, charge)
-        return charge.usd
+    for held in _claimed([reply], now):
+        charged = charge_for(
+            held, usage, written=_tokens_written(reply), fault=reply.fault, price=price
+        )
+        exchange([(held, charged)])
+        _write(reply, charged)
+        return charged.usd
     return None
 
 
 def settle_title(reply: Message, usage: Usage | None, *, now: datetime) -> None:
     """Charge what a title used that was made after `reply`; the reply's own cost stays."""
-    for reservation in _claimed([reply], now):
-        _exchange([(reservation, _charge(reply, reservation, usage, None))])
+    for held in _claimed([reply], now):
+        written = _tokens_written(reply)
+        exchange([(held, charge_for(held, usage, written=written, fault=reply.fault))])
 
 
 def settle_abandoned(replies: Sequence[Message], *, now: datetime) -> None:
@@ -291,54 +424,44 @@ def settle_abandoned(replies: Sequence[Message], *, now: datetime) -> None:
     All at once and after all of them were closed: the windows of several people are locked here,
     and two processes that clear up may not do so in different orders.
     """
-    by_id = {reply.pk: reply for reply in replies}
-    charged = [
-        (reservation, _charge(by_id[reservation.reply_id], reservation, None, None))
-        for reservation in _claimed(replies, now)
-    ]
-    _exchange(charged)
-    for reservation, charge in charged:
-        _write(by_id[reservation.reply_id], charge)
+    for reply, charged in _charged_by_estimate(replies, now):
+        _write(reply, charged)
 
 
 def settle_forgotten(*, now: datetime) -> None:
-    """Settle what a process held for titles when it died: their replies were closed before."""
-    held = Q(reservation__settled_at=None, reservation__reserved_at__lt=now - FORGOTTEN_AFTER)
-    closed = Message.objects.filter(held).exclude(state=Message.State.STREAMING)
-    by_id = {reply.pk: reply for reply in closed.order_by("pk")[:100]}
-    _exchange(
-        [
-            (reservation, _charge(by_id[reservation.reply_id], reservation, None, None))
-            for reservation in _claimed(list(by_id.values()), now)
-        ]
-    )
+    """Settle what was held for titles and never given back: their replies were closed before."""
+    forgotten = Q(reservation__settled_at=None, reservation__reserved_at__lt=now - FORGOTTEN_AFTER)
+    closed = Message.objects.filter(forgotten).exclude(state=Message.State.STREAMING)
+    settle_titles(closed.order_by("pk")[:100], now=now)
 
 
-_CLAIM = """
+def settle_titles(replies: Iterable[Message], *, now: datetime) -> None:
+    """Settle by estimate what is held for titles that nobody makes any more."""
+    _charged_by_estimate(list(replies), now)
+
+
+def _charged_by_estimate(replies: Sequence[Message], now: datetime) -> list[tuple[Message, Charge]]:
+    by_id = {reply.pk: reply for reply in replies}
+    charged = []
+    for held in _claimed(replies, now):
+        reply = by_id[held.reply_id]
+        written = _tokens_written(reply)
+        charged.append((held, charge_for(held, None, written=written, fault=reply.fault)))
+    exchange(charged)
+    return [(by_id[held.reply_id], each) for held, each in charged]
+
+
+_CLAIM = f"""
     UPDATE conversations_reservation SET settled_at = %s
-    WHERE reply_id = ANY(%s) AND settled_at IS NULL RETURNING *
-"""
+    WHERE reply_id = ANY(%s) AND settled_at IS NULL RETURNING {_HELD}
+"""  # noqa: S608
 
 
-def _claimed(replies: Sequence[Message], now: datetime) -> list[Reservation]:
-    """Return the open reservations of these replies, marked as settled: each comes once."""
-    return list(Reservation.objects.raw(_CLAIM, [now, [reply.pk for reply in replies]]))
-
-
-def _charge(
-    reply: Message, reservation: Reservation, usage: Usage | None, price: Price | None
-) -> _Charge:
-    price = price or Price(
-        reservation.input_price, reservation.cached_input_price, reservation.output_price
-    )
-    if usage and _is_plausible(usage):
-        return _Charge(_cost(price, usage))
-    written = max(0, _tokens_written(reply) - reservation.tokens_written_before)
-    if not written and reply.fault in UNBILLED_FAULTS:
-        return _Charge(Decimal(0))
-    estimated = Usage(reservation.tokens_in_estimate, 0, written)
-    # An estimate takes no more than was set aside for it.
-    return _Charge(min(_cost(price, estimated), reservation.amount_usd), estimated)
+def _claimed(replies: Sequence[Message], now: datetime) -> list[Held]:
+    """Return what is held for these replies, marked as settled."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, [now, [reply.pk for reply in replies]])
+        return [Held(*row) for row in cursor.fetchall()]
 
 
 def _cost(price: Price, usage: Usage) -> Decimal:
@@ -354,29 +477,48 @@ def _is_plausible(usage: Usage) -> bool:
     )
 
 
-def _exchange(charged: Sequence[tuple[Reservation, _Charge]]) -> None:
-    """Let go of what was reserved and count what was spent, in all windows."""
-    ids = {pk for reservation, _ in charged for pk in _window_ids(reservation)}
-    locked = BudgetWindow.objects.select_for_update().filter(pk__in=ids).order_by("scope", "pk")
-    list(locked.values_list("pk"))
-    for reservation, charge in charged:
-        BudgetWindow.objects.filter(pk__in=_window_ids(reservation)).update(
-            reserved_usd=F("reserved_usd") - reservation.amount_usd,
-            spent_usd=F("spent_usd") + charge.usd,
-        )
+_EXCHANGE = """
+    WITH locked AS (
+        SELECT id FROM conversations_budgetwindow WHERE id = ANY(%(ids)s)
+        ORDER BY scope, id FOR UPDATE
+    )
+    UPDATE conversations_budgetwindow AS budget
+    SET reserved_usd = budget.reserved_usd - charged.held,
+        spent_usd = budget.spent_usd + charged.used
+    FROM locked, unnest(%(ids)s, %(held)s, %(used)s) AS charged (id, held, used)
+    WHERE budget.id = locked.id AND charged.id = locked.id
+    RETURNING budget.scope, budget.spent_usd, budget.reserved_usd, budget.ends_at
+"""
 
 
-def _window_ids(reservation: Reservation) -> tuple[int, int, int]:
-    return reservation.day_id, reservation.month_id, reservation.session_id
+def exchange(charged: Iterable[tuple[Held, Charge]]) -> list[Spent]:
+    """Let go of what was held and count what was spent; return how the windows stand then.
+
+    The last of the transaction, for the order of locks. One query.
+    """
+    sums: dict[int, tuple[Decimal, Decimal]] = {}
+    for reservation, cost in charged:
+        for pk in reservation.window_ids:
+            held, used = sums.get(pk, (Decimal(0), Decimal(0)))
+            sums[pk] = held + reservation.amount_usd, used + cost.usd
+    if not sums:
+        return []
+    amounts = {
+        "held": [held for held, _ in sums.values()],
+        "used": [used for _, used in sums.values()],
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_EXCHANGE, {"ids": list(sums), **amounts})
+        return [Spent(*row) for row in cursor.fetchall()]
 
 
-def _write(reply: Message, charge: _Charge) -> None:
+def _write(reply: Message, charged: Charge) -> None:
     """Add the cost, and tokens that were estimated, to what earlier runs of the reply cost."""
-    reply.cost_usd = (reply.cost_usd or Decimal(0)) + charge.usd
+    reply.cost_usd = (reply.cost_usd or Decimal(0)) + charged.usd
     names = ["cost_usd"]
-    if charge.estimated:
-        reply.tokens_in = (reply.tokens_in or 0) + charge.estimated.tokens_in
-        reply.tokens_out = (reply.tokens_out or 0) + charge.estimated.tokens_out
+    if charged.usage and charged.is_estimated:
+        reply.tokens_in = (reply.tokens_in or 0) + charged.usage.tokens_in
+        reply.tokens_out = (reply.tokens_out or 0) + charged.usage.tokens_out
         reply.usage_estimated = True
         names += ["tokens_in", "tokens_out", "usage_estimated"]
     Message.objects.filter(pk=reply.pk).update(**{name: getattr(reply, name) for name in names})
@@ -399,7 +541,7 @@ class Standing(NamedTuple):
 def standing(
     user: User, conversation: Conversation, *, now: datetime | None = None
 ) -> list[Standing]:
-    """Return how the session, the day and the month stand. Two queries, nothing is locked."""
+    """Return how the session, the day and the month stand. One query, nothing is locked."""
     now = now or datetime.now(UTC)
     allowance = allowance_of(user)
     calendar = Q(scope=Scope.DAY, starts_at=_day_of(now)[0]) | Q(
@@ -431,10 +573,24 @@ _NAMES = {
 
 
 def warning_for(user: User, conversation: Conversation, *, now: datetime | None = None) -> str:
-    """Return a sentence when a window is nearly or wholly spent, else nothing. Two queries."""
+    """Return a sentence when a window is nearly or wholly spent, else nothing. One query."""
+    return _warning(standing(user, conversation, now=now))
+
+
+def warning_after(user: User, windows: Iterable[Spent], *, now: datetime) -> str:
+    """Return the same from the windows as `exchange` left them, those that still last. No query."""
+    allowance = allowance_of(user)
+    return _warning(
+        Standing(each.scope, allowance.of(each.scope), *each[1:])
+        for each in windows
+        if each.ends_at > now
+    )
+
+
+def _warning(windows: Iterable[Standing]) -> str:
     limited = [
         (one.spent / one.limit, one)
-        for one in standing(user, conversation, now=now)
+        for one in windows
         if one.limit and one.spent >= WARN_FROM * one.limit
     ]
     if not limited:
@@ -455,7 +611,7 @@ def _price_unknown() -> Refusal:
     )
 
 
-def _budget_spent(window: BudgetWindow, limit: Decimal, least: Decimal, now: datetime) -> Refusal:
+def _budget_spent(window: _Window, limit: Decimal, least: Decimal, now: datetime) -> Refusal:
     """Return the refusal for a window that has not even `least` USD left."""
     scope, seconds = Scope(window.scope), None
     is_too_small, is_spent, ends_at = _obstacle(window, limit, least)

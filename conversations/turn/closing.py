@@ -3,6 +3,7 @@
 A run that lost its fence (another process took the reply for dead) changes nothing here.
 """
 
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,10 +13,21 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from audit.trail import System, record
-from conversations.models import Conversation, Message, Runner
-from conversations.turn.budget import settle, settle_abandoned, warning_for
+from conversations.models import Conversation, Message, PolicyRuleVersion, Runner
+from conversations.turn.budget import (
+    Charge,
+    FenceLost,
+    charge_for,
+    claim,
+    exchange,
+    settle_abandoned,
+    settle_titles,
+    warning_after,
+)
 from conversations.turn.events import TurnEnded
 from conversations.turn.policy import record_hits
+from conversations.turn.tokens import estimated_tokens
+from prompts.provider import Usage
 
 RUNNER_DEAD_AFTER = timedelta(seconds=6)
 UNCLAIMED_AFTER = timedelta(seconds=10)
@@ -69,46 +81,103 @@ class Closed:
     warning: str
 
 
-@transaction.atomic
 def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> Closed | None:
     """Write the outcome, to the row and to `reply`, learn the conversation's title, and settle.
 
-    Returns None, and changes nothing, when the run lost its fence.
+    Returns None, and changes nothing, when the run lost its fence. Four queries, one for each
+    hit of a rule, and one for the rule that ended the reply. What it raises leaves row and object
+    as they were, so that it may be tried again.
     """
-    usage = ended.usage
-    changes: dict[str, object] = {
+    try:
+        with transaction.atomic():
+            changes, title, closed = _close(reply, progress, ended)
+    except FenceLost:
+        return None
+    for name, value in changes.items():
+        setattr(reply, name, value)
+    reply.conversation.title_sealed = title
+    return closed
+
+
+def _close(
+    reply: Message, progress: Progress, ended: TurnEnded
+) -> tuple[dict[str, Any], bytes, Closed]:
+    """Return the reply's new columns, the title and what to tell. Raises FenceLost."""
+    now = datetime.now(UTC)
+    held = claim(reply, now=now)
+    charged = held and charge_for(
+        held,
+        ended.usage,
+        written=estimated_tokens(progress.text) + estimated_tokens(progress.thinking),
+        fault=ended.fault,
+        price=ended.offer.price if ended.offer else None,
+    )
+    refused_by = _refusing_version(ended)
+    is_other_model = ended.offer and ended.offer.remote_name != reply.model
+    changes = {
         **_columns(reply, progress),
+        **_figures(reply, ended.usage, charged),
         "state": ended.outcome,
         "fault": ended.fault,
         "finish_reason": ended.finish_reason,
         "first_token_ms": ended.first_token_ms,
         "duration_ms": (reply.duration_ms or 0) + ended.duration_ms,
-        "ended_at": datetime.now(UTC),
-        "runner": None,
+        "ended_at": now,
+        "runner_id": None,
+        "model": ended.model or reply.model,
+        "asked_model": reply.model if is_other_model else reply.asked_model,
+        "refused_by": refused_by,
     }
-    if ended.model:
-        changes["model"] = ended.model
-    if ended.offer and ended.offer.remote_name != reply.model:
-        changes["asked_model"] = reply.model
-    if usage:
-        changes |= {
-            "tokens_in": (reply.tokens_in or 0) + usage.tokens_in,
-            "tokens_cached": (reply.tokens_cached or 0) + usage.tokens_cached,
-            "tokens_out": (reply.tokens_out or 0) + usage.tokens_out,
-        }
-    closed = Message.objects.filter(
-        pk=reply.pk, fence=reply.fence, state=Message.State.STREAMING
-    ).update(**changes)
-    if not closed:
-        return None
-    price = ended.offer.price if ended.offer else None
-    for name, value in changes.items():
-        setattr(reply, name, value)
-    reply.conversation.refresh_from_db(fields=["title_sealed"])
+    columns = {**changes, "state": ended.outcome.value, "id": reply.pk}
+    columns["refused_by_id"] = refused_by and refused_by.pk
+    with connection.cursor() as cursor:
+        cursor.execute(_END, columns)
+        (title,) = cursor.fetchone()
     _record_end(reply, ended.outcome, ended.fault, ended.duration_ms)
     record_hits(ended.hits, reply.conversation, by=System("turn"))
-    settle(reply, usage, now=datetime.now(UTC), price=price)
-    return Closed(warning_for(reply.conversation.owner, reply.conversation))
+    windows = exchange([(held, charged)]) if held and charged else []
+    warning = warning_after(reply.conversation.owner, windows, now=now)
+    return changes, bytes(title), Closed(warning)
+
+
+def _refusing_version(ended: TurnEnded) -> PolicyRuleVersion | None:
+    rule = ended.refused_by
+    if rule is None:
+        return None
+    return PolicyRuleVersion.objects.filter(rule_id=uuid.UUID(rule.id), number=rule.version).first()
+
+
+def _figures(reply: Message, usage: Usage | None, charged: Charge | None) -> dict[str, Any]:
+    """Return the columns that add this run's tokens and cost to those of earlier runs."""
+    cost, is_estimated = reply.cost_usd, reply.usage_estimated
+    cached = reply.tokens_cached
+    if charged:
+        usage, cost = charged.usage, (cost or 0) + charged.usd
+        is_estimated = is_estimated or charged.is_estimated
+    if usage and not (charged and charged.is_estimated):
+        cached = (cached or 0) + usage.tokens_cached
+    return {
+        "tokens_in": (reply.tokens_in or 0) + usage.tokens_in if usage else reply.tokens_in,
+        "tokens_cached": cached,
+        "tokens_out": (reply.tokens_out or 0) + usage.tokens_out if usage else reply.tokens_out,
+        "cost_usd": cost,
+        "usage_estimated": is_estimated,
+    }
+
+
+_ENDING = (
+    *("content_sealed", "thinking_sealed", "cursor", "state", "fault", "finish_reason"),
+    *("first_token_ms", "duration_ms", "ended_at", "runner_id", "model", "asked_model"),
+    *("tokens_in", "tokens_cached", "tokens_out", "cost_usd", "usage_estimated", "refused_by_id"),
+)
+# The row is locked by `claim`.
+_END = f"""
+    UPDATE conversations_message AS message
+    SET {", ".join(f"{name} = %({name})s" for name in _ENDING)}
+    FROM conversations_conversation AS conversation
+    WHERE message.id = %(id)s AND conversation.id = message.conversation_id
+    RETURNING conversation.title_sealed
+"""  # noqa: S608 - our own names
 
 
 @transaction.atomic
@@ -135,6 +204,20 @@ def close_abandoned(*, limit: int = 100) -> list[Message]:
         _record_end(reply, reply.state, reply.fault, 0)
     settle_abandoned(abandoned, now=datetime.now(UTC))
     return abandoned
+
+
+@transaction.atomic
+def settle_abandoned_titles(*, limit: int = 100) -> None:
+    """Settle what processes that died had reserved for titles: their replies were closed before."""
+    abandoned = list(
+        Message.objects.select_for_update(skip_locked=True, of=("self",))
+        .filter(runner__beat_at__lt=Now() - RUNNER_DEAD_AFTER)
+        .exclude(state=Message.State.STREAMING)
+        .order_by("pk")[:limit]
+    )
+    if abandoned:
+        Message.objects.filter(pk__in=[reply.pk for reply in abandoned]).update(runner=None)
+        settle_titles(abandoned, now=datetime.now(UTC))
 
 
 def beat(runner: Runner) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conversations.models import Message
-from conversations.turn.policy import Hit
+from conversations.turn.policy import Hit, Rule
 from prompts.catalogue import Offer
 from prompts.provider import Usage
 
@@ -24,7 +24,8 @@ class TurnEnded:
     """The end. `fault` is a code from `faults.py` or empty; times are milliseconds.
 
     `offer` is the model that answered, which may not be the one that was asked first; `model` is
-    what the provider called it. `hits` is what the organisation's rules found.
+    what the provider called it. `hits` is what the organisation's rules found, `refused_by` the one
+    that ended the reply.
     """
 
     outcome: Message.State
@@ -33,6 +34,7 @@ class TurnEnded:
     model: str = ""
     offer: Offer | None = None
     hits: Sequence[Hit] = ()
+    refused_by: Rule | None = None
     usage: Usage | None = None
     first_token_ms: int | None = None
     duration_ms: int = 0

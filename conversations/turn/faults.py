@@ -1,6 +1,9 @@
 """What each fault means for the person who meets it: what happened, what is safe, what to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from conversations.models import Message
+from conversations.turn.policy import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,10 @@ class Sentence:
     rest: str
     tone: str = "caution"
     without_text: str = ""
+
+    def rest_for(self, reply: Message) -> str:
+        """Return what follows the headline beside this reply."""
+        return self.rest if reply.content_sealed else self.without_text or self.rest
 
 
 _KEPT = "Your question is saved."
@@ -84,3 +91,34 @@ STOPPED = Sentence(
 CUT_BY_LENGTH = Sentence(
     "The reply reached its length limit.", "Continue lets it go on from there.", "plain"
 )
+
+
+def sentence_of(reply: Message) -> Sentence | None:
+    """Return what to say about how the reply ended; None when there is nothing to say.
+
+    Wants `refused_by` loaded.
+    """
+    if reply.fault == "policy" and reply.refused_by:
+        return _refused_by(Rule.of(reply.refused_by))
+    if reply.fault:
+        return FAULTS.get(reply.fault, FAULTS["internal"])
+    if reply.state == Message.State.STOPPED:
+        return STOPPED
+    return CUT_BY_LENGTH if reply.finish_reason == "length" else None
+
+
+def refusal_of(reply: Message) -> str | None:
+    """Return what to say about a reply that a filter or a rule ended, in one line; else None."""
+    sentence = sentence_of(reply)
+    if reply.state != Message.State.REFUSED or sentence is None:
+        return None
+    return f"{sentence.headline} {sentence.rest_for(reply)}"
+
+
+def _refused_by(rule: Rule) -> Sentence:
+    general = FAULTS["policy"]
+    return replace(
+        general,
+        rest=f"{rule.sentence} What may be shown of it is kept.",
+        without_text=f"{rule.sentence} Nothing of it may be shown.",
+    )

@@ -9,6 +9,7 @@ One `Guard` goes through one turn with it:
 
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 from accounts.models import User
 from audit.trail import Target
@@ -83,14 +84,14 @@ class Guard:
         if message.role == Message.Role.USER:
             self._question = text
         if message.role != Message.Role.ASSISTANT:
-            text = self._screened(text)
+            text = self._screened(message, text)
         if self._mode == Mode.PSEUDONYMISE:
             return self._pseudonyms.hide_message(message.pk, text)
         return text if self._mode == Mode.OFF else mask(text)
 
-    def _screened(self, text: str) -> str:
+    def _screened(self, message: Message, text: str) -> str:
         try:
-            return self._policy.screen_input(text).text
+            return self._policy.screen_message(message.pk, text)
         except Blocked:  # by a rule that is younger than the message
             return MASK
 
@@ -169,8 +170,11 @@ class Reading:
             )
 
     async def passed(self, pieces: Iterable[Piece]) -> AsyncGenerator[Piece, None]:
-        """Yield what may be shown of these pieces. Raises Blocked, ProviderFault."""
-        for piece in pieces:
+        """Yield what may be shown of these pieces. Raises Blocked, ProviderFault.
+
+        Pieces that arrived together go through as one: the filters give the same for all chunks.
+        """
+        for piece in _joined(pieces):
             if isinstance(piece, TextPiece):
                 if text := await self._text.feed(piece.text):
                     yield TextPiece(text)
@@ -196,3 +200,16 @@ class Reading:
     def hits(self) -> list[Hit]:
         """What the rules found so far, but for what ended the reply: `Blocked` tells that."""
         return [*self._of_question, *self._text.screen.hits, *self._thinking.screen.hits]
+
+
+def _joined(pieces: Iterable[Piece]) -> Iterable[Piece]:
+    """Return the pieces with those of a kind that follow each other as one."""
+    for kind, alike in groupby(pieces, type):
+        together = list(alike)
+        texts = [piece.text for piece in together if not isinstance(piece, Finished)]
+        if kind is TextPiece:
+            yield TextPiece("".join(texts))
+        elif kind is ThinkingPiece:
+            yield ThinkingPiece("".join(texts))
+        else:
+            yield from together

@@ -15,7 +15,7 @@ from accounts.access import require
 from accounts.models import User
 from audit.trail import record
 from conversations.models import Conversation, Message
-from conversations.turn.budget import reserve
+from conversations.turn.budget import reserve, settle_title
 from conversations.turn.context import Told, told_for
 from conversations.turn.guard import Guard
 from conversations.turn.refusal import Refusal
@@ -82,7 +82,10 @@ def checked_question(text: str) -> Sanitised:
     return said
 
 
-@transaction.atomic
+class _Collision(Exception):
+    """The key has made a turn before, or another reply is open."""
+
+
 def start_turn(  # noqa: PLR0913 - each named where it is called
     conversation_id: uuid.UUID,
     *,
@@ -98,6 +101,23 @@ def start_turn(  # noqa: PLR0913 - each named where it is called
     it made. Raises Refusal, `Denied`, and Conversation.DoesNotExist for somebody else's.
     """
     require(by, "conversations.chat")
+    key = key[:MAX_KEY_CHARACTERS]
+    try:
+        # A collision undoes all of it: a savepoint would cost every turn two statements.
+        with transaction.atomic():
+            return _started(conversation_id, by, text, key, runner_id, program)
+    except _Collision:
+        return _standing_turn(Conversation.objects.visible_to(by).get(pk=conversation_id), key)
+
+
+def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
+    conversation_id: uuid.UUID,
+    by: User,
+    text: str,
+    key: str,
+    runner_id: uuid.UUID,
+    program: Program | None,
+) -> Turn:
     said = checked_question(text)
     conversation = _locked(conversation_id, by)
     conversation.owner = by  # the same, and come with their roles
@@ -109,7 +129,7 @@ def start_turn(  # noqa: PLR0913 - each named where it is called
         parent_id=conversation.leaf_id,
         role=Message.Role.USER,
         state=Message.State.SAID,
-        key=key[:MAX_KEY_CHARACTERS],
+        key=key,
     )
     question.content = said.text
     guard = Guard.of(conversation, by)
@@ -126,10 +146,9 @@ def start_turn(  # noqa: PLR0913 - each named where it is called
     offer, told = _asked_of(by, question, reply, guard, slug)
     _claim(conversation, reply, runner_id)
     try:
-        with transaction.atomic():
-            Message.objects.bulk_create([question, reply])
-    except IntegrityError:
-        return _standing_turn(conversation, question.key or "")
+        Message.objects.bulk_create([question, reply])
+    except IntegrityError as error:
+        raise _Collision from error
     _save_conversation(conversation, reply)
     token = {"token": str(program.token_id)} if program else {}
     record(by, "turn.started", conversation, reply=str(reply.pk), prompt=str(version.pk), **token)
@@ -163,16 +182,20 @@ def continue_turn(
         )
     reply.state = Message.State.STREAMING
     reply.fault = reply.finish_reason = ""
+    reply.refused_by = None
     reply.stop_requested_at = reply.ended_at = None
     reply.cursor = 0
     conversation.owner = by  # the same, and come with their roles
     guard = Guard.of(conversation, by)
     slug = reply.prompt_version.model if reply.prompt_version else ""
     offer, told = _asked_of(by, _question_of(reply), reply, guard, slug)
+    title_is_made = reply.runner_id is not None
     _claim(conversation, reply, runner_id)
     reply.save()
     _save_conversation(conversation, reply)
     record(by, "turn.continued", conversation, reply=str(reply.pk))
+    if title_is_made:  # what is held for it gives way
+        settle_title(reply, None, now=datetime.now(UTC))
     max_tokens = reserved(by, reply, offer, told.tokens)
     call = Call(offer, told.messages, max_tokens, guard)
     return Turn(conversation, _question_of(reply), reply, call)
@@ -243,7 +266,6 @@ def _store_history(conversation: Conversation, history: Sequence[ChatMessage]) -
 
 def _standing_turn(conversation: Conversation, key: str) -> Turn:
     """Return the turn that this key made. Raises Refusal: another reply is open."""
-    conversation.refresh_from_db()
     question = conversation.messages.filter(key=key).first()
     if question:
         replies = question.children.select_related("prompt_version__template")

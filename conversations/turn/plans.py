@@ -1,17 +1,24 @@
-"""Who may spend how much: the plans that administrators edit, and what follows for one person."""
+"""Who may spend how much: the plans that administrators edit, and what follows for one person.
 
-from collections.abc import Iterable
+Each process reads the plans at most every five seconds, so that a turn costs no query for them. One
+that was changed holds at once in the process that changed it, in all others within these seconds.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from django.db import transaction
-from django.db.models import Q
 
 from accounts.access import Actor, require
 from accounts.models import User
 from accounts.roles import Permission
 from audit.trail import record
 from conversations.models import BudgetPlan, BudgetWindow
+
+KEPT_SECONDS = 5.0
 
 _FIGURES = ("session_usd", "session_hours", "day_usd", "month_usd")
 
@@ -41,10 +48,9 @@ def allowance_of(user: User) -> Allowance:
     """Return what `user` may spend: for each window the most generous of their roles' plans.
 
     A role without a plan has the plan without a role, and that one's defaults hold where it is
-    missing. One query when the account came with its roles.
+    missing. One query at most every KEPT_SECONDS, and one for an account without its roles.
     """
-    found = BudgetPlan.objects.filter(Q(role=None) | Q(role__in=user.roles)).order_by()
-    by_role = {plan.role_id: plan for plan in found}
+    by_role = _plans()
     general = by_role.get(None) or BudgetPlan()
     plans = [by_role.get(role, general) for role in sorted(user.roles)] or [general]
     longest = max(plans, key=lambda plan: (_generosity(plan.session_usd), -plan.session_hours))
@@ -54,6 +60,38 @@ def allowance_of(user: User) -> Allowance:
         day_usd=_most(plan.day_usd for plan in plans),
         month_usd=_most(plan.month_usd for plan in plans),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """All plans by role, as they were at one moment."""
+
+    by_role: Mapping[str | None, BudgetPlan]
+    until: float
+
+
+_kept: _Kept | None = None
+
+
+def _plans() -> Mapping[str | None, BudgetPlan]:
+    global _kept  # noqa: PLW0603 - one copy for all threads of a process
+    kept = _kept
+    if kept is None or time.monotonic() > kept.until:
+        by_role = {plan.role_id: plan for plan in BudgetPlan.objects.order_by()}
+        kept = _kept = _Kept(by_role, time.monotonic() + KEPT_SECONDS)
+    return kept.by_role
+
+
+def forget_plans(**_signal: Any) -> None:
+    """Let this process read the plans again at the next turn."""
+    global _kept  # noqa: PLW0603
+    _kept = None
+
+
+def forget_plans_when_committed(**_signal: Any) -> None:
+    """Do so now, for this transaction, and once others can see what it changed."""
+    forget_plans()
+    transaction.on_commit(forget_plans)
 
 
 def _most(limits: Iterable[Decimal | None]) -> Decimal | None:
@@ -66,7 +104,7 @@ def _generosity(limit: Decimal | None) -> Decimal:
 
 @transaction.atomic
 def save_plan(plan: BudgetPlan, *, by: Actor) -> None:
-    """Add or change a plan; it holds from the next turn on. Raises `Denied`."""
+    """Add or change a plan; it holds everywhere within KEPT_SECONDS. Raises `Denied`."""
     require(by, Permission.MANAGE_LIMITS)
     before = BudgetPlan.objects.select_for_update().filter(pk=plan.pk).first()
     plan.save()

@@ -16,7 +16,7 @@ Hits name rule and version, and how often; never what was found. `record_hits` w
 import re
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ KEPT_SECONDS = 5.0
 LONGEST_SENTENCE = 1_000
 JUDGED_CONTEXT = 1_000
 """Characters that were released before and are judged again with the next sentence."""
+_MESSAGES_REMEMBERED = 4096
 
 logger = structlog.get_logger(__name__)
 
@@ -127,6 +128,7 @@ class Policy:
         self.rules = tuple(rules)
         self._input = _Compiled(self._those_for(Direction.INPUT), Direction.INPUT)
         self._output = _Compiled(self._those_for(Direction.OUTPUT), Direction.OUTPUT)
+        self._harmless: set[tuple[Hashable, int]] = set()
 
     def _those_for(self, direction: str) -> list[Rule]:
         return [rule for rule in self.rules if rule.applies_to(direction)]
@@ -152,6 +154,21 @@ class Policy:
         screen = OutputScreen(self._input, hits)
         text = screen.feed(text) + screen.finish()
         return Screened(text, screen.hits)
+
+    def screen_message(self, key: Hashable, text: str) -> str:
+        """Return what `screen_input` leaves of the stored message `key`. Raises Blocked.
+
+        One that passes as it is, as most do, is looked at once: every later turn tells it again.
+        """
+        place = (key, len(text))
+        if place in self._harmless:
+            return text
+        left = self.screen_input(text).text
+        if left == text:
+            if len(self._harmless) >= _MESSAGES_REMEMBERED:
+                self._harmless.clear()
+            self._harmless.add(place)
+        return left
 
     def output_filter(self) -> "OutputScreen":
         """Return the filter for one reply."""

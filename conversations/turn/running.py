@@ -10,7 +10,7 @@ from conversations.cancelling import cancelled
 from conversations.models import Message
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
 from conversations.turn.guard import Guard, Reading
-from conversations.turn.policy import Blocked, Hit, Moderates
+from conversations.turn.policy import Blocked, Hit, Moderates, Rule
 from prompts.catalogue import Offer
 from prompts.provider import Finished, Piece, ProviderFault, TextPiece, Usage
 from prompts.routing import Answering, Batch
@@ -40,6 +40,7 @@ class _Story:
         self.usage: Usage | None = None
         self.offer: Offer | None = None
         self.hits: Sequence[Hit] = ()
+        self.refused_by: Rule | None = None
         self.wrote = False
         self.characters = 0
 
@@ -65,6 +66,7 @@ class _Story:
             model=self.model or (self.offer.remote_name if self.offer else ""),
             offer=self.offer,
             hits=self.hits,
+            refused_by=self.refused_by,
             usage=self.usage,
             first_token_ms=self.first_token_ms,
             duration_ms=self._elapsed_ms(),
@@ -115,6 +117,7 @@ async def run_turn(
         asking.result()
     except Blocked as blocked:
         story.hits = _together(reading.hits, blocked.hits)
+        story.refused_by = blocked.rule
         return story.end(Message.State.REFUSED, "policy")
     except ProviderFault as fault:
         await _tell_rest(reading, story)

@@ -1,13 +1,15 @@
 """A conversation's title, made by the model out of the first question and reply."""
 
+import uuid
 from contextlib import aclosing
 from datetime import UTC, datetime
 
 from django.db import transaction
+from django.db.models import QuerySet
 
-from chatbot.database import db
-from conversations.models import Conversation
-from conversations.turn.budget import settle_title
+from chatbot.database import db_patiently
+from conversations.models import Conversation, Message
+from conversations.turn.budget import UNBILLED_FAULTS, settle_title
 from conversations.turn.opening import Call, Turn, reserved
 from conversations.turn.policy import Blocked
 from conversations.turn.refusal import Refusal
@@ -24,23 +26,26 @@ _ASK = (
 )
 
 
-async def title_if_first(turn: Turn, *, by_model: bool) -> Conversation | None:
+async def title_if_first(
+    turn: Turn, runner_id: uuid.UUID, *, by_model: bool
+) -> Conversation | None:
     """Give the conversation a title if it has none; return it then, with its title.
 
     Without a model, with one that fails or where the budget does not reach, the first words of the
-    question are the title. What the title costs counts in the budget, not as the reply's.
+    question are the title. What the title costs counts in the budget, not as the reply's. While
+    the model is asked the reply belongs to `runner_id`, so that others see when it died.
     """
     if turn.conversation.title_sealed:
         return None
-    title, usage = "", None
-    call = await db(_call_for_title)(turn) if by_model else None
-    if call:
-        title, usage = await _ask_for_title(call)
-    return await db(_store)(turn, title or first_words(turn.question.content), usage)
+    plain = first_words(turn.question.content)
+    call = await db_patiently(_call_for_title)(turn, runner_id) if by_model else None
+    if call is None:
+        return await db_patiently(_store)(turn, plain)
+    title, usage = await _ask_for_title(call)
+    return await db_patiently(_store_and_settle)(turn, runner_id, title or plain, usage)
 
 
-@transaction.atomic
-def _call_for_title(turn: Turn) -> Call | None:
+def _call_for_title(turn: Turn, runner_id: uuid.UUID) -> Call | None:
     assert turn.call is not None, "a title is given by who wrote the reply"
     offer = turn.call.offer
     guard = turn.call.guard
@@ -51,13 +56,16 @@ def _call_for_title(turn: Turn) -> Call | None:
         {"role": "user", "content": "Now give the title."},
     ]
     try:
-        max_tokens = reserved(
-            turn.conversation.owner,
-            turn.reply,
-            offer,
-            estimated_tokens_told(messages),
-            at_most=MAX_TITLE_TOKENS,
-        )
+        with transaction.atomic():
+            if not _run_of(turn).update(runner=runner_id):
+                return None
+            max_tokens = reserved(
+                turn.conversation.owner,
+                turn.reply,
+                offer,
+                estimated_tokens_told(messages),
+                at_most=MAX_TITLE_TOKENS,
+            )
     except Refusal:
         return None
     return Call(offer, messages, max_tokens, guard)
@@ -74,8 +82,8 @@ async def _ask_for_title(call: Call) -> tuple[str, Usage | None]:
                     usage = pieces[-1].usage
                 if len(text) > 4 * MAX_TITLE_CHARACTERS:
                     break
-    except ProviderFault:
-        return "", usage
+    except ProviderFault as fault:
+        return "", Usage(0, 0, 0) if fault.code in UNBILLED_FAULTS else usage
     try:
         return _cleaned(call.guard.shown(text)), usage
     except Blocked:
@@ -99,11 +107,26 @@ def _shortened(text: str) -> str:
 
 
 @transaction.atomic
-def _store(turn: Turn, title: str, usage: Usage | None) -> Conversation | None:
+def _store_and_settle(
+    turn: Turn, runner_id: uuid.UUID, title: str, usage: Usage | None
+) -> Conversation | None:
+    stored = _store(turn, title)
+    # Else the reply is being continued, or this process was taken for dead: settled by others.
+    if _run_of(turn).filter(runner=runner_id).update(runner=None):
+        settle_title(turn.reply, usage, now=datetime.now(UTC))
+    return stored
+
+
+def _run_of(turn: Turn) -> QuerySet[Message]:
+    """The reply, unless it was continued since: then what is held is held for that."""
+    closed = Message.objects.exclude(state=Message.State.STREAMING)
+    return closed.filter(pk=turn.reply.pk, fence=turn.reply.fence)
+
+
+def _store(turn: Turn, title: str) -> Conversation | None:
     conversation = turn.conversation
     conversation.title = title
     stored = Conversation.objects.filter(pk=conversation.pk, title_sealed=b"").update(
         title_sealed=conversation.title_sealed
     )
-    settle_title(turn.reply, usage, now=datetime.now(UTC))
     return conversation if stored else None

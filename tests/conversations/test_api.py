@@ -476,3 +476,14 @@ def test_rules_and_budgets_end_in_problems_of_their_own(program, settings):
     problem(ask(program, "Write to olive@parley.example"), "personal_data")
     BudgetPlan.objects.update_or_create(role=None, defaults={"session_usd": Decimal("0.00001")})
     problem(ask(program), "budget_spent")
+
+
+def test_reply_that_a_rule_ended_says_why_in_the_words_of_the_rule(program, rule):
+    rule(direction="output", action="block", words="tulip", message="Ask the board.")
+    told = ask(program, "Hello?\n" + sim(text="Plant a tulip.")).json()
+    assert (told["state"], told["fault"], told["reply"]) == ("refused", "policy", "Plant a ")
+    assert "Ask the board." in told["refusal"]
+    (reply,) = replies()
+    again = program.get(f"{SESSIONS}/{told['session_id']}/messages/{reply.pk}").json()
+    assert again["refusal"] == told["refusal"]
+    assert ask(program).json()["refusal"] is None

@@ -1,5 +1,6 @@
 """What a turn may cost: held before, settled after, and never more than the limit."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from conversations.turn.budget import (
     standing,
     warning_for,
 )
-from conversations.turn.plans import allowance_of, save_plan
+from conversations.turn.plans import KEPT_SECONDS, allowance_of, save_plan
 from conversations.turn.tokens import estimated_tokens, estimated_tokens_told
 from prompts.catalogue import Price
 from prompts.provider import Usage
@@ -360,6 +361,28 @@ def test_without_any_plan_five_cents_for_a_day_hold(olive):
     assert allowance.day_usd is allowance.month_usd is None
 
 
+def test_a_turn_costs_no_query_for_its_plan(olive, django_assert_num_queries):
+    general = plan(session_usd="0.05")
+    olive = User.objects.with_roles().get(pk=olive.pk)
+    with django_assert_num_queries(1):
+        allowance_of(olive)
+    with django_assert_num_queries(0):
+        assert allowance_of(olive).session_usd == Decimal("0.05")
+    general.session_usd = Decimal("0.10")
+    general.save()
+    assert allowance_of(olive).session_usd == Decimal("0.10")
+
+
+def test_a_plan_changed_by_another_process_holds_within_seconds(olive, monkeypatch):
+    plan(session_usd="0.05")
+    allowance_of(olive)
+    BudgetPlan.objects.update(session_usd="0.10")  # announced to nobody here
+    assert allowance_of(olive).session_usd == Decimal("0.05")
+    later = time.monotonic() + KEPT_SECONDS + 0.1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert allowance_of(olive).session_usd == Decimal("0.10")
+
+
 def test_only_who_manages_limits_changes_a_plan(olive, ada):
     general = plan(session_usd="0.05")
     general.session_usd = Decimal("0.10")
@@ -427,13 +450,14 @@ def test_a_turn_costs_few_queries(olive, django_assert_num_queries):
     olive = User.objects.with_roles().get(pk=olive.pk)
     wish = {"offer_price": PRICE, "tokens_in_estimate": 100, "max_output_tokens": 300}
     with transaction.atomic():
-        with django_assert_num_queries(6):
+        allowance_of(olive)
+        with django_assert_num_queries(3):
             reserve(reply, user=olive, now=NOW, **wish)
-        with django_assert_num_queries(4):
+        with django_assert_num_queries(3):
             settle(reply, Usage(100, 0, 50), now=NOW)
-        with django_assert_num_queries(5):
-            reserve(reply, user=olive, now=NOW, **wish)
         with django_assert_num_queries(2):
+            reserve(reply, user=olive, now=NOW, **wish)
+        with django_assert_num_queries(1):
             warning_for(olive, reply.conversation, now=NOW)
 
 
@@ -512,6 +536,47 @@ def test_fifty_turns_at_once_against_a_budget_for_twenty(olive):
     assert len(costs) == 20
     assert windows()["day"] == (sum(costs), Decimal(0))
     assert sum(costs) <= Decimal("0.1")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_turn_that_waited_for_another_sees_what_that_one_spent(olive):
+    # The session is read in the statement that waits for the day: it must not be read from before.
+    plan(session_usd="0.012")
+    conversation = Conversation.objects.create(owner=olive)
+    first, second = new_reply(olive, conversation), None
+    hold(first, olive, max_output_tokens=2000)  # 0.009
+    with ThreadPoolExecutor(1) as thread:
+        with transaction.atomic():
+            settle(first, Usage(1000, 0, 2000), now=NOW)
+            first.state = State.COMPLETED
+            first.save()
+            second = Message(conversation=conversation, role="assistant", model="m-1")
+            waiting = thread.submit(_held_beside, second, olive)
+            _wait_until_somebody_waits_for_a_lock()
+        granted = waiting.result(20)
+    assert granted == Granted(500, Decimal("0.003"))
+    assert windows()["session"] == (Decimal("0.009"), Decimal("0.003"))
+
+
+def _held_beside(reply: Message, user: User) -> Granted:
+    try:
+        with transaction.atomic():
+            reply.state = State.STOPPED
+            reply.save()
+            return hold(reply, user)
+    finally:
+        connection.close()
+
+
+def _wait_until_somebody_waits_for_a_lock() -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone()[0]:
+                return
+        time.sleep(0.02)
+    raise AssertionError("Nobody waits.")
 
 
 @pytest.mark.django_db(transaction=True)

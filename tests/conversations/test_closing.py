@@ -1,10 +1,20 @@
 from datetime import timedelta
 
+import pytest
+from django.db import OperationalError
 from django.db.models.functions import Now
 
+from accounts.models import User
 from audit.models import Entry
-from conversations.models import Message, Runner
-from conversations.turn import Progress, TurnEnded, close_abandoned, close_reply, save_progress
+from conversations.models import Conversation, Message, Reservation, Runner
+from conversations.turn import (
+    Progress,
+    TurnEnded,
+    close_abandoned,
+    close_reply,
+    closing,
+    save_progress,
+)
 from conversations.turn.closing import beat, forget_dead_runners
 from prompts.provider import Usage
 
@@ -26,6 +36,39 @@ def test_the_outcome_is_written_with_its_figures(begin):
     assert (entry.event, entry.outcome) == ("turn.ended", "succeeded")
 
 
+def test_an_end_costs_four_statements(begin, olive, django_assert_num_queries):
+    turn = begin(by=User.objects.with_roles().get(pk=olive.pk))
+    savepoint = 2  # of the test alone, in whose transaction everything happens
+    with django_assert_num_queries(4 + savepoint):
+        assert close_reply(turn.reply, Progress("Hello.", "", 12), ENDED)
+
+
+def test_an_end_that_fails_may_be_tried_again(begin, monkeypatch):
+    turn = begin()
+    with monkeypatch.context() as patched:
+        patched.setattr(closing, "exchange", _database_away)
+        with pytest.raises(OperationalError):
+            close_reply(turn.reply, Progress("Hello.", "", 12), ENDED)
+    assert Message.objects.get(pk=turn.reply.pk).state == State.STREAMING
+    assert close_reply(turn.reply, Progress("Hello.", "", 12), ENDED)
+    reply = Message.objects.get(pk=turn.reply.pk)
+    assert (reply.duration_ms, reply.tokens_in, reply.state) == (900, 10, State.COMPLETED)
+    assert Reservation.objects.get(reply=reply).settled_at
+
+
+def _database_away(_charged):
+    raise OperationalError
+
+
+def test_an_end_learns_the_title_that_somebody_gave_meanwhile(begin):
+    turn = begin()
+    conversation = Conversation.objects.get(pk=turn.conversation.pk)
+    conversation.title = "Ledgers"
+    conversation.save()
+    assert close_reply(turn.reply, Progress("Hello.", "", 12), ENDED)
+    assert turn.reply.conversation.title == "Ledgers"
+
+
 def test_whoever_ends_it_first_wins(begin):
     turn = begin()
     assert close_reply(turn.reply, Progress("First", "", 1), ENDED)
@@ -39,6 +82,7 @@ def test_a_run_that_lost_its_fence_changes_nothing(begin):
     assert not save_progress(turn.reply, Progress("Late", "", 5)).owned
     assert not close_reply(turn.reply, Progress("Late", "", 5), ENDED)
     assert Message.objects.get(pk=turn.reply.pk).state == State.STREAMING
+    assert Reservation.objects.get(reply=turn.reply).settled_at is None
 
 
 def test_a_snapshot_tells_that_a_stop_was_asked_for(begin):

@@ -1,6 +1,5 @@
 """What a turn may cost and who answers it, from the first transaction to the page."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,11 +15,19 @@ from conversations.models import (
     PolicyRule,
     Reservation,
 )
-from conversations.turn import Progress, Refusal, TurnEnded, close_abandoned, close_reply
+from conversations.turn import (
+    Progress,
+    Refusal,
+    TurnEnded,
+    close_abandoned,
+    close_reply,
+    continue_turn,
+)
 from conversations.turn.budget import FORGOTTEN_AFTER, settle_forgotten
-from conversations.turn.policy import forget_policy
+from conversations.turn.closing import settle_abandoned_titles
+from conversations.turn.policy import Policy, current_policy, forget_policy
 from conversations.turn.rules import save_rule
-from conversations.turn.titles import _call_for_title
+from conversations.turn.titles import _call_for_title, _store_and_settle
 from prompts.models import LanguageModel
 from prompts.offering import define_model
 from prompts.provider import Usage
@@ -66,7 +73,7 @@ def test_a_reply_whose_process_died_keeps_no_reservation(begin, runner_row):
 
 
 def test_where_the_budget_is_spent_nothing_is_stored(begin):
-    BudgetPlan.objects.update(session_usd=Decimal("0.0001"))
+    BudgetPlan.objects.update_or_create(role=None, defaults={"session_usd": Decimal("0.0001")})
     with pytest.raises(Refusal) as refused:
         begin()
     assert refused.value.code == "budget_spent"
@@ -119,10 +126,10 @@ def test_the_page_says_who_answered_in_whose_place_and_what_was_left_out(begin, 
     assert "$0.0014" in page
 
 
-def test_a_title_counts_in_the_budget_and_is_settled_though_its_process_dies(begin):
+def test_a_title_counts_in_the_budget_and_is_settled_at_last_whatever_happens(begin, runner_row):
     turn = begin()
     close_reply(turn.reply, Progress("Hi.", "", 1), TurnEnded(State.COMPLETED, usage=USED))
-    call = _call_for_title(turn)
+    call = _call_for_title(turn, runner_row.pk)
     assert call.max_tokens <= 120
     assert reserved() > 0
     settle_forgotten(now=datetime.now(UTC))
@@ -131,6 +138,38 @@ def test_a_title_counts_in_the_budget_and_is_settled_though_its_process_dies(beg
     assert reserved() == 0
     assert Message.objects.get(pk=turn.reply.pk).cost_usd == COST
     assert all(window.spent_usd > COST for window in BudgetWindow.objects.all())
+
+
+def test_a_title_whose_process_died_is_settled_when_that_is_noticed(begin, runner_row):
+    turn = begin()
+    close_reply(turn.reply, Progress("Hi.", "", 1), TurnEnded(State.COMPLETED, usage=USED))
+    assert _call_for_title(turn, runner_row.pk)
+    settle_abandoned_titles()
+    assert reserved() > 0, "its process lives"
+    runner_row.beat_at = datetime.now(UTC) - timedelta(minutes=1)
+    runner_row.save()
+    settle_abandoned_titles()
+    assert reserved() == 0
+    stored = Message.objects.get(pk=turn.reply.pk)
+    assert (stored.cost_usd, stored.runner) == (COST, None)
+    spent = {window.spent_usd for window in BudgetWindow.objects.all()}
+    # It was only paused and comes back: settled is settled.
+    assert _store_and_settle(turn, runner_row.pk, "A title", USED).title == "A title"
+    assert {window.spent_usd for window in BudgetWindow.objects.all()} == spent
+
+
+def test_a_title_does_not_settle_what_is_held_for_the_reply_that_goes_on(begin, olive, runner_row):
+    turn = begin()
+    at_its_limit = TurnEnded(State.COMPLETED, finish_reason="length", usage=USED)
+    close_reply(turn.reply, Progress("Hi.", "", 1), at_its_limit)
+    assert _call_for_title(turn, runner_row.pk)
+    where = (turn.conversation.pk, turn.reply.pk)
+    goes_on = continue_turn(*where, by=olive, runner_id=runner_row.pk)
+    _store_and_settle(turn, runner_row.pk, "A title", USED)
+    assert Reservation.objects.get(reply=turn.reply).settled_at is None
+    close_reply(goes_on.reply, Progress("Hi. Ho.", "", 1), TurnEnded(State.COMPLETED, usage=USED))
+    assert reserved() == 0
+    assert Message.objects.get(pk=turn.reply.pk).cost_usd == 2 * COST
 
 
 # --- rules and personal data -------------------------------------------------------------------
@@ -164,20 +203,6 @@ def test_where_personal_data_is_blocked_the_message_is_refused_by_kind(begin, se
     assert not Conversation.objects.exists()
 
 
-@pytest.fixture
-def rule(ada) -> Iterator[Callable[..., PolicyRule]]:
-    """Put a rule into force."""
-
-    def make(**terms) -> PolicyRule:
-        made = PolicyRule(**{"name": "Plans", "kind": "words", "direction": "input", **terms})
-        save_rule(made, by=ada)
-        forget_policy()
-        return made
-
-    yield make
-    forget_policy()
-
-
 @pytest.mark.django_db(transaction=True)
 def test_a_rule_refuses_a_message_and_the_log_names_the_rule_alone(begin, rule):
     made = rule(action="block", words="tulip", message="Ask the board.")
@@ -190,11 +215,50 @@ def test_a_rule_refuses_a_message_and_the_log_names_the_rule_alone(begin, rule):
     assert "tulip" not in str(entry.payload)
 
 
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [("Ask the board.", "Ask the board."), ("", "The rule “Plans” of this organisation")],
+)
+def test_the_page_says_in_its_own_words_which_rule_ended_a_reply(
+    begin, rule, ada, olive_client, message, sentence
+):
+    made = rule(direction="output", action="block", words="tulip", message=message)
+    turn, applied = begin(), current_policy().rules[0]
+    made.message = "Another text, which was not in force."
+    save_rule(made, by=ada)
+    ended = TurnEnded(State.REFUSED, fault="policy", refused_by=applied)
+    close_reply(turn.reply, Progress("Plant a", "", 1), ended)
+    page = olive_client.get(turn.conversation.get_absolute_url()).content.decode()
+    assert sentence in page
+    assert "which was not in force" not in page
+
+
 def test_what_a_rule_masks_is_masked_for_the_provider_only(begin, rule):
     rule(action="mask", words="tulip")
     turn = begin("About the tulip")
     assert turn.call.messages[-1]["content"] == "About the \u25ae\u25ae\u25ae"
     assert turn.question.content == "About the tulip"
+
+
+def test_a_message_that_passed_is_screened_once_and_again_by_a_younger_rule(
+    finished, begin, rule, monkeypatch
+):
+    rule(action="mask", words="tulip")
+    conversation = finished("About the rose").conversation
+    screened = []
+    screen = Policy.screen_input
+    monkeypatch.setattr(
+        Policy, "screen_input", lambda self, text: screened.append(text) or screen(self, text)
+    )
+    second = finished("And the tulip", conversation=conversation)
+    assert "About the rose" not in screened
+    rule(action="mask", words="rose")
+    asked = begin("So?", second.conversation).call.messages
+    assert [m["content"] for m in asked if m["role"] == "user"] == [
+        "About the \u25ae\u25ae\u25ae",
+        "And the \u25ae\u25ae\u25ae",
+        "So?",
+    ]
 
 
 def test_hidden_characters_are_taken_out_and_the_person_is_told(begin):

@@ -171,6 +171,16 @@ def test_what_asks_for_nothing_is_accepted(client):
     assert answer.choices
 
 
+def test_reply_that_a_rule_ended_says_why_as_a_refusal(client, rule):
+    rule(direction="output", action="block", words="tulip", message="Ask the board.")
+    asked = [{"role": "user", "content": "Hello?\n" + sim(text="Plant a tulip.")}]
+    (choice,) = complete(client, asked).choices
+    assert (choice.finish_reason, choice.message.content) == ("content_filter", "Plant a ")
+    assert "Ask the board." in choice.message.refusal
+    *_, last = complete(client, asked, stream=True)
+    assert last.choices[0].delta.refusal == choice.message.refusal
+
+
 def test_wrong_token_is_an_authentication_error(live, db):
     with (
         openai.OpenAI(base_url=f"{live.url}/v1", api_key="sk-wrong") as client,

@@ -5,6 +5,7 @@ import pytest
 from django.db import close_old_connections, connection
 
 from accounts.access import Denied
+from accounts.models import User
 from audit.models import Entry
 from conversations.models import Conversation, Message
 from conversations.turn import (
@@ -38,6 +39,16 @@ def test_the_next_question_hangs_on_the_last_reply(finished, begin):
     assert second.reply.fence == 2
 
 
+def test_a_question_costs_few_statements(finished, begin, olive, django_assert_num_queries):
+    conversation = finished().conversation
+    olive = User.objects.with_roles().get(pk=olive.pk)
+    savepoint = 2  # of the test alone, in whose transaction everything happens
+    with django_assert_num_queries(8 + savepoint):
+        begin("And then?", conversation, by=olive)
+    with django_assert_num_queries(11 + savepoint):
+        begin("In a new one", by=olive)
+
+
 def test_the_same_key_arrives_once(begin):
     first = begin("Once", key="k")
     again = begin("Once", first.conversation, key="k")
@@ -47,6 +58,7 @@ def test_the_same_key_arrives_once(begin):
         first.reply.pk,
     )
     assert Message.objects.count() == 2
+    assert Entry.objects.filter(event="turn.started").count() == 1
 
 
 @pytest.mark.parametrize(("text", "code"), [("", "empty"), (" \n\t ", "empty"), ("\x00", "empty")])

@@ -167,6 +167,7 @@ async def test_a_forbidden_word_ends_the_reply_before_a_letter_of_it_is_told():
     told, ended = await play("The plan is tu", "li", "p and more", guard=guarded(SECRET))
     assert "".join(event.text for event in told) == "The plan is "
     assert (ended.outcome, ended.fault) == (State.REFUSED, "policy")
+    assert ended.refused_by == SECRET
     assert [(hit.rule.id, hit.count) for hit in ended.hits] == [("r", 1)]
 
 

@@ -210,6 +210,25 @@ class Document:
         assert said is not None
         return said.words() + (f" [{button.words()}]" if button else "")
 
+    def title(self) -> str:
+        """The conversation's title in the bar."""
+        return self.one("#title").words()
+
+    def refusal(self) -> str:
+        """What stands above the composer about a message that was not taken."""
+        found = self.one("#refusal")
+        counts = any("data-until" in element.attributes for element in found.walk())
+        return found.words() + (" [The seconds are counted down.]" if counts else "")
+
+    def warning(self) -> str:
+        """What stands above the composer about the budget."""
+        return self.one("#budget").words()
+
+    def figures(self) -> str:
+        """The line under the last reply: model, tokens, cost."""
+        found = self.last_reply().first(".evidence")
+        return found.words() if found else ""
+
     def thread(self) -> str:
         """Everything that stands in the thread, as words."""
         return self.one("#thread").words()

@@ -15,14 +15,20 @@ from tests.faults.document import Document, Element
 
 AGAIN = {1001, 1005, 1006, 1011, 1012, 1013, 1014}  # after which hx-ws connects again
 AGAIN_SECONDS = 0.3
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
-def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+def wait_until(
+    holds: Callable[[], object],
+    what: str | Callable[[], str],
+    seconds: float = PATIENCE_SECONDS,
+) -> None:
     """Return when `holds()`; fail with `what` if it takes too long."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        if time.monotonic() > deadline:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"not within {seconds:.0f} s: {said}")
         time.sleep(0.02)
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -48,6 +49,22 @@ class Row:
     runner: uuid.UUID | None
     ended_at: float | None
     """Seconds since the epoch; None while it is open."""
+
+
+_LAST_REPLY = """
+    SELECT m.id, m.state, m.fault, m.content_sealed, m.fence, m.cursor, m.runner_id,
+        extract(epoch FROM m.ended_at)::float8
+    FROM conversations_message m JOIN conversations_conversation c ON c.leaf_id = m.id
+    WHERE c.id = %s
+"""
+
+
+def last_reply(query: Callable[..., list[tuple]], conversation: str) -> Row:
+    """The conversation's last reply."""
+    [(pk, state, fault, sealed, *rest)] = query(_LAST_REPLY, conversation)
+    place = f"conversations_message/{pk}/content_sealed"
+    text = keyring().open(bytes(sealed), place).decode() if sealed else ""
+    return Row(pk, state, fault, text, *rest)
 
 
 class Web:
@@ -173,6 +190,11 @@ class Site:
             self._webs[name] = Web(name, self._folder.path, {**self._env, **env}, application)
         return self._webs[name].running()
 
+    def some_web(self) -> Web:
+        """A running web process, started if there is none: it clears up behind those that died."""
+        running = [web for web in self._webs.values() if web.child.running]
+        return running[0] if running else self.web()
+
     def only(self, name: str = "a") -> Web:
         """The same, with all other web processes ended."""
         for other, web in list(self._webs.items()):
@@ -227,16 +249,7 @@ class Site:
 
     def row(self, conversation: str) -> Row:
         """The conversation's last reply."""
-        [(pk, state, fault, sealed, fence, cursor, runner, ended_at)] = self.query(
-            "SELECT m.id, m.state, m.fault, m.content_sealed, m.fence, m.cursor, m.runner_id,"
-            " extract(epoch FROM m.ended_at)::float8"
-            " FROM conversations_message m JOIN conversations_conversation c ON c.leaf_id = m.id"
-            " WHERE c.id = %s",
-            conversation,
-        )
-        place = f"conversations_message/{pk}/content_sealed"
-        text = keyring().open(bytes(sealed), place).decode() if sealed else ""
-        return Row(pk, state, fault, text, fence, cursor, runner, ended_at)
+        return last_reply(self.query, conversation)
 
     def wait_for_state(self, conversation: str, state: str, seconds: float = 60) -> Row:
         wait_until(
@@ -275,3 +288,9 @@ def long_question(
 def controlled_question(reply: str = "", **control: object) -> Question:
     """Ask for what the simulator's `control` says; `reply` is what it leads to."""
     return Question(f"Question {uuid.uuid4().hex[:8]}\n{sim(**control)}", reply)
+
+
+def slow_title(seconds: float = 60) -> Question:
+    """Ask for a short reply whose conversation gets its title after so long."""
+    title = {"first_token_seconds": seconds, "usage": False}
+    return controlled_question(SHORT_REPLY, text=SHORT_REPLY, title=title)

@@ -21,7 +21,8 @@ from tests.faults.site import Question, Row
 
 FILE = ROOT / "docs" / "faults.md"
 RECORD = "FAULTS_RECORD"
-HEADING = ("Fault", "HTTP status", "Text on the page", "State of the row")
+HEADING = ("Fault", "HTTP status", "Text on the page, or type of the problem", "State of the row")
+NOT_STORED = "nothing is stored"
 _ABOUT = """# Faults
 
 What a person sees when a part fails, and what the database then says. The fault tests
@@ -29,9 +30,12 @@ What a person sees when a part fails, and what the database then says. The fault
 it sees differs from its row here. `python -m tests.faults.table` writes the file anew.
 
 In every case the question is kept, no character of the reply is doubled or missing, a reload shows
-what the open page shows, and once the fault is over the next question is answered. "HTTP status" is
-the answer to the question or command; a code of the websocket stands behind it when the page's line
-was cut. Where the socket alone is refused, the text is the one that `chat.js` has for its code.
+what the open page shows, and once the fault is over the next question is answered. A message that
+is refused before anything is stored stays in the composer. Nothing is left behind: nobody holds a
+reservation or a reply, and what was spent is what replies and titles cost. "HTTP status" is the
+answer to the question or command; a code of the websocket stands behind it when the page's line was
+cut. Where the socket alone is refused, the text is the one that `chat.js` has for its code. What
+depends on the moment stands as "…".
 
 """
 
@@ -55,10 +59,28 @@ class Seen:
     row: str
 
     @classmethod
-    def of(cls, fault: str, status: object, page: Page, row: Row, question: Question) -> "Seen":
-        """Say in words what page and database show of the reply to `question`."""
-        notice = f" {page.notice()}" if page.notice() else ""
-        return cls(fault, str(status), f"{_how_much(row, question)}.{notice}", _state(row))
+    def of(
+        cls,
+        fault: str,
+        status: object,
+        page: Page,
+        row: Row,
+        question: Question,
+        beside: str = "",
+    ) -> "Seen":
+        """Say in words what page and database show of the reply to `question`, and `beside` it."""
+        said = " ".join(filter(None, [f"{_how_much(row, question)}.", page.notice(), beside]))
+        return cls(fault, str(status), _timeless(said), _state(row))
+
+    @classmethod
+    def of_refusal(cls, fault: str, status: int, page: Page) -> "Seen":
+        """Say what the page tells of a message that was not taken."""
+        return cls(fault, str(status), _timeless(page.refusal()), NOT_STORED)
+
+    @classmethod
+    def of_problem(cls, fault: str, status: object, said: str) -> "Seen":
+        """Say what a program is told."""
+        return cls(fault, str(status), said, NOT_STORED)
 
     @classmethod
     def of_socket(cls, fault: str, code: int) -> "Seen":
@@ -70,6 +92,13 @@ class Seen:
 
     def line(self) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in astuple(self)) + " |"
+
+
+def _timeless(text: str) -> str:
+    """Return the text without what depends on the moment."""
+    text = re.sub(r"on \d+ \w+ \d{4} at \d\d:\d\d UTC", "on … UTC", text)
+    text = re.sub(r"(go on in) [^;]+;", r"\1 …;", text)
+    return re.sub(r"\d+ %", "… %", text)
 
 
 def _how_much(row: Row, question: Question) -> str:

@@ -4,13 +4,16 @@ import time
 
 import pytest
 
-from tests.faults.site import long_question
+from benchmarks.provider_simulator import TITLE
+from tests.faults.page import wait_until
+from tests.faults.site import long_question, slow_title
 from tests.faults.table import fault
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 RESTARTED = fault("PostgreSQL is restarted (fast stop) in mid-reply")
 KILLED = fault("PostgreSQL is killed (SIGKILL) and started again in mid-reply")
+AT_TITLE = fault("PostgreSQL is restarted while a title is asked for, and the title comes")
 AWAY = fault("PostgreSQL is away for 8 s while two processes write replies")
 
 
@@ -29,6 +32,20 @@ def test_reply_goes_on(site, told, agree, next_turn_works, name):
     assert agree(page).text == question.reply
     assert page.closes == []
     told(name, status, page, site.row(page.conversation), question)
+    next_turn_works(page)
+
+
+def test_title_is_stored_when_it_is_back(site, told, agree, next_turn_works):
+    question = slow_title(seconds=1.5)
+    page = site.page(site.web())
+    status = page.ask(question.text)
+    page.wait_for_end()
+    site.postgres.stop()
+    time.sleep(2)
+    site.postgres.start()
+    wait_until(lambda: TITLE in page.title(), "the title")
+    assert page.closes == []
+    told(AT_TITLE, status, page, agree(page), question)
     next_turn_works(page)
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.site import Question, controlled_question
 from tests.faults.table import fault
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 TEXT = "One two three four five six seven eight nine ten."
 

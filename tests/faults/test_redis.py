@@ -8,7 +8,7 @@ from tests.faults.page import wait_until
 from tests.faults.site import long_question
 from tests.faults.table import fault
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 RESTARTED = fault("Redis is killed (SIGKILL) and started again in mid-reply")
 EMPTIED = fault("Redis loses all its data in mid-reply")

@@ -11,7 +11,7 @@ from tests.faults.page import open_socket, wait_until, with_cursor
 from tests.faults.site import SHORT_REPLY, controlled_question, long_question
 from tests.faults.table import Seen, fault, take_note
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 SIGNED_OUT = fault("A page connects without a session")
 ENDED = fault("The session ends while the page is open")

@@ -2,20 +2,24 @@
 
 import asyncio
 import contextlib
-import ssl
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
-from pathlib import Path
+import json
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.provider_simulator import forget_requests, recorded_requests, sim
-from prompts.provider import Finished, Provider, ProviderFault, TextPiece, ThinkingPiece
+from prompts.provider import (
+    MAX_MODEL_CHARACTERS,
+    MAX_REASON_CHARACTERS,
+    Finished,
+    Provider,
+    ProviderFault,
+    TextPiece,
+    ThinkingPiece,
+    _Reading,
+)
+from tests.certificates import self_signed
 
 
 async def ask(base_url: str, **control) -> list:
@@ -38,6 +42,42 @@ async def test_a_reply_arrives_in_pieces_with_its_usage(simulator):
     end = pieces[-1]
     assert isinstance(end, Finished)
     assert (end.reason, end.usage.tokens_out > 0) == ("stop", True)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+NAMES = st.sampled_from(
+    ["choices", "delta", "content", "finish_reason", "model", "usage", "prompt_tokens",
+     "prompt_tokens_details", "cached_tokens", "completion_tokens", "reasoning", "error"]
+)  # fmt: skip
+SHAPES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(NAMES, SHAPES, max_size=4) | SHAPES)
+def test_json_of_any_shape_is_read_or_garbled(chunk):
+    reading = _Reading("m")
+    pieces = reading.take(b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n")
+    assert all(isinstance(piece.text, str) for piece in pieces)
+    if reading.fault:
+        assert reading.fault.code in {"garbled", "failing"}
+        return
+    with contextlib.suppress(ProviderFault):
+        end = reading.finished()
+        assert len(end.reason) <= MAX_REASON_CHARACTERS
+        assert len(end.model) <= MAX_MODEL_CHARACTERS
+        assert (end.reason + end.model).isprintable()
+
+
+@pytest.mark.parametrize("tokens", [-1, 10**12])
+def test_figures_that_can_not_be_count_as_none(tokens):
+    told = {"usage": {"prompt_tokens": 1, "completion_tokens": tokens}}
+    told["choices"] = [{"delta": {}, "finish_reason": "stop"}]
+    reading = _Reading("m")
+    reading.take(b"data: " + json.dumps(told).encode() + b"\n\n")
+    assert reading.finished().usage is None
 
 
 async def test_bytes_cut_anywhere_give_the_same_text(simulator):
@@ -176,25 +216,3 @@ async def test_a_certificate_of_nobody_we_know_is_not_trusted(tmp_path):
         with pytest.raises(ProviderFault) as fault:
             await ask(f"https://127.0.0.1:{port}/v1")
     assert fault.value.code == "untrusted"
-
-
-def self_signed(folder: Path) -> ssl.SSLContext:
-    """A server's TLS for 127.0.0.1, with a certificate that it signed itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    certificate = (
-        builder.not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "server.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(private + certificate.public_bytes(Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return context
