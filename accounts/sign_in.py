@@ -4,14 +4,16 @@ from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from django.contrib.auth.base_user import AbstractBaseUser
-from django.http import HttpRequest
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.urls import reverse
 
 from accounts.access import allowed
 from accounts.http import client_address
 from accounts.models import User
 from accounts.roles import Permission
-from accounts.signals import password_reset_requested
+from accounts.signals import password_reset_requested, rate_limited
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc] # django-allauth has no types
@@ -24,6 +26,15 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc] # django-alla
     def get_client_ip(self, request: HttpRequest) -> str:
         """Return the address that rate limits count by; clients of a unix socket share one."""
         return client_address(request) or "unknown"
+
+    def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
+        """Announce a try that the limit on failed ones does not let through. Raises as the base."""
+        try:
+            super().pre_authenticate(request, **credentials)
+        except ValidationError:
+            tried = str(credentials.get("email") or "").lower()
+            _announce_limit(request, tried)
+            raise
 
     def get_login_redirect_url(self, request: HttpRequest) -> str:
         """Go to the chat, or to the administration for those who may not chat."""
@@ -41,3 +52,14 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc] # django-alla
         if user.is_active:
             super().send_password_reset_mail(user, email, context)
             password_reset_requested.send(sender=User, user=user)
+
+
+def too_many_tries(request: HttpRequest) -> HttpResponse:
+    """Answer where a limit of django-allauth is reached (`handler429` of the root URLconf)."""
+    _announce_limit(request)
+    return render(request, "429.html", status=429)
+
+
+def _announce_limit(request: HttpRequest, tried: str = "") -> None:
+    page = request.resolver_match.view_name if request.resolver_match else ""
+    rate_limited.send(sender=AccountAdapter, user=request.user, page=page, tried=tried)

@@ -1,7 +1,8 @@
 """What accounts tells those who listen. Django's own sign-in signals are used as they are.
 
 Each is sent inside the transaction of the change, so that a listener's rows share its fate;
-`access_denied` is the exception: whoever records it writes beyond the transaction that rolls back.
+`access_denied` and `rate_limited` are the exceptions: whoever records them writes beyond the
+transaction that rolls back.
 """
 
 from django.dispatch import Signal
@@ -25,5 +26,10 @@ token_revoked = Signal()
 # token: ApiToken, by: User; the first request that came with it
 token_first_used = Signal()
 
-# user: User | AnonymousUser, permission: Permission, obj: object | None, reason: str
+# user: User | AnonymousUser, permission: Permission or "", obj: object | None, reason: str; and
+# page: str, the name of the view, where a library refused and no permission of ours was asked for
 access_denied = Signal()
+
+# user: User | AnonymousUser, page: str (name of the view), tried: str (an email, or empty); too
+# many tries to sign in or to set a password
+rate_limited = Signal()

@@ -101,6 +101,21 @@ def token_of(secret: str) -> ApiToken | None:
     return token
 
 
+def why_refused(secret: str) -> tuple[ApiToken | None, str]:
+    """Return the token that a secret without effect belongs to, if any, and why it opens nothing.
+
+    The reason is malformed, unknown, revoked, expired or inactive (the account). One query at most.
+    """
+    if not _is_well_formed(secret):
+        return None, "malformed"
+    token = ApiToken.objects.filter(digest=_digest(secret)).first()
+    if token is None:
+        return None, "unknown"
+    if token.revoked_at:
+        return token, "revoked"
+    return token, "expired" if token.has_expired else "inactive"
+
+
 @transaction.atomic
 def _noted(token: ApiToken, this_minute: datetime) -> None:
     used = token.last_used_at

@@ -5,6 +5,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
+from accounts.access import Denied
 from accounts.http import (
     THEME_COOKIE,
     THEME_COOKIE_SECONDS,
@@ -14,6 +15,7 @@ from accounts.http import (
     safe_path,
 )
 from accounts.roles import ROLES
+from accounts.signals import access_denied
 
 
 @require_safe
@@ -46,4 +48,19 @@ def theme(request: HttpRequest) -> HttpResponse:
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """Answer a form without a valid token: mostly a page from before signing in, or no cookies."""
+    _announce_denial(request, "the form had no valid token")
     return render(request, "403_csrf.html", {"reason": reason}, status=403)
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Answer 403, and announce what `accounts.access` did not: refusals of the administration."""
+    if not isinstance(exception, Denied):
+        _announce_denial(request, "not open to the roles of this account")
+    return render(request, "403.html", status=403)
+
+
+def _announce_denial(request: HttpRequest, reason: str) -> None:
+    page = request.resolver_match.view_name if request.resolver_match else ""
+    access_denied.send(
+        sender=Denied, user=request.user, permission="", obj=None, reason=reason, page=page
+    )

@@ -11,7 +11,7 @@ from django.utils.functional import cached_property
 from accounts.access import allowed
 from accounts.models import User
 from accounts.roles import Permission
-from audit.events import EVENTS
+from audit.events import EVENTS, Group, events_of
 from audit.models import Entry
 
 
@@ -45,12 +45,28 @@ class EventFilter(admin.SimpleListFilter):
         return queryset.filter(event=self.value()) if self.value() in EVENTS else queryset
 
 
+class GroupFilter(admin.SimpleListFilter):
+    """Filter by what events are about."""
+
+    title = "subject"
+    parameter_name = "subject"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the groups that have events."""
+        return [(group.name.lower(), group.value) for group in Group if events_of(group)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Entry]) -> QuerySet[Entry]:
+        """Keep the entries of the group's events."""
+        group = Group.__members__.get((self.value() or "").upper())
+        return queryset.filter(event__in=events_of(group)) if group else queryset
+
+
 @admin.register(Entry)
 class EntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Who did what to what, and how it ended."""
 
     list_display = ("occurred_at", "event", "actor", "target", "outcome", "reason")
-    list_filter = (EventFilter, "outcome", "actor_kind", "occurred_at")
+    list_filter = (GroupFilter, EventFilter, "outcome", "actor_kind", "occurred_at")
     search_fields = ("=actor_id", "=target_id", "=request_id", "=turn_id")
     search_help_text = "An email, or the id of an account, a target, a request or a turn."
     list_select_related = ("personal",)

@@ -13,8 +13,11 @@ class AuditConfig(AppConfig):
     verbose_name = "Audit"
 
     def ready(self) -> None:
-        """Connect the receivers and register the check."""
-        from audit import receivers
+        """Connect the receivers and register the check. Raises ImproperlyConfigured."""
+        from audit import changes, receivers
+        from audit.trail import ip_prefixes
 
+        ip_prefixes()
         receivers.connect()
+        changes.connect()
         checks.register(check_triggers, checks.Tags.database)

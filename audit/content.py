@@ -91,16 +91,16 @@ def _safe_collection(value: Any, depth: int) -> tuple[Any, bool]:
     raise TypeError(f"An audit entry can't hold a {type(value).__name__}.")
 
 
-def network_of(address: str) -> str:
-    """Return the network an address is in, /24 of IPv4 and /48 of IPv6; empty for no address."""
+def network_of(address: str, ipv4_bits: int = 24, ipv6_bits: int = 56) -> str:
+    """Return the network an address is in, by its first bits; empty for no address or no bits."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return ""
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
-    prefix = 24 if parsed.version == 4 else 48
-    return str(ipaddress.ip_network(f"{parsed}/{prefix}", strict=False))
+    bits = ipv4_bits if parsed.version == 4 else ipv6_bits
+    return str(ipaddress.ip_network(f"{parsed}/{bits}", strict=False)) if bits else ""
 
 
 # Browsers that call themselves others come first.

@@ -2,44 +2,160 @@
 
 Names are `subject.fact`, facts in the past. A name outside this list can't be recorded. Names are
 never reused for something else: an old entry must mean what it meant.
+
+`python -m audit.events` prints the vocabulary as the table of docs/audit.md.
 """
 
-EVENTS: dict[str, str] = {
-    "auth.signed_in": "Somebody signed in.",
-    "auth.signed_out": "Somebody signed out.",
-    "auth.sign_in_failed": "A sign-in failed: unknown email, wrong password or inactive account.",
-    "auth.password_changed": "Somebody changed or set their password.",
-    "auth.password_reset_requested": "A link to set a password was mailed.",
-    "auth.password_reset": "Somebody set a new password by a mailed link.",
-    "access.denied": "Somebody asked for what they may not do.",
-    "account.created": "An account was made.",
-    "account.deactivated": "An account was switched off.",
-    "account.reactivated": "An account was switched on again.",
-    "role.granted": "An account was given a role.",
-    "role.revoked": "A role was taken from an account.",
-    "token.created": "A token for the API was made.",
-    "token.used_first": "A token for the API was used for the first time.",
-    "token.revoked": "A token for the API was revoked.",
-    "conversation.created": "A conversation was begun.",
-    "conversation.renamed": "A conversation was given another title.",
-    "conversation.archived": "A conversation was put into the archive.",
-    "conversation.restored": "A conversation was taken back from the archive or from deletion.",
-    "conversation.deleted": "A conversation was deleted by its owner.",
-    "turn.started": "A question was asked, and a reply was begun.",
-    "turn.stop_requested": "Somebody asked a reply to stop.",
-    "turn.ended": "A reply ended: completed, stopped, failed, refused or interrupted.",
-    "turn.continued": "An interrupted reply was taken up again.",
-    "model.offered": "A language model was put on offer.",
-    "model.redefined": "What holds of a language model was changed: its server, key, limits, roles"
-    " or fallback.",
-    "model.withdrawn": "A language model was taken off offer.",
-    "price.set": "A language model was given a price.",
-    "budget.changed": "What the holders of a role, or everybody else, may spend was changed.",
-    "policy.rule_saved": "A policy rule was made or changed; each time it gets another version.",
-    "policy.hit": "A policy rule found something in what was sent or in a reply.",
-    "feedback.given": "Somebody rated a reply.",
-    "feedback.withdrawn": "Somebody took back their rating of a reply.",
-    "model.changed": "A registered record was added, changed or removed in the administration.",
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+
+
+class Group(StrEnum):
+    """What events are about, as the admin's filter and the documentation order them."""
+
+    SIGN_IN = "Sign-in"
+    ACCESS = "Access"
+    ACCOUNTS = "Accounts and roles"
+    READING = "Reading"
+    CONVERSATIONS = "Conversations"
+    MODELS = "Prompts and models"
+    LIMITS = "Limits and policy"
+    ADMINISTRATION = "Administration"
+    AUDIT_LOG = "Audit log"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One kind of thing that can happen. `tells` are the fields of its payload."""
+
+    group: Group
+    says: str
+    tells: tuple[str, ...] = ()
+
+
+_G = Group
+
+EVENTS: dict[str, Event] = {
+    "auth.login_succeeded": Event(_G.SIGN_IN, "Somebody signed in."),
+    "auth.login_failed": Event(
+        _G.SIGN_IN, "A sign-in failed: unknown email, wrong password or inactive account."
+    ),
+    "auth.rate_limited": Event(
+        _G.SIGN_IN,
+        "Somebody tried too often to sign in or to set a password, and was made to wait.",
+        ("page", "count"),
+    ),
+    "auth.logged_out": Event(_G.SIGN_IN, "Somebody signed out."),
+    "auth.password_changed": Event(_G.SIGN_IN, "Somebody changed or set their password."),
+    "auth.password_reset_requested": Event(_G.SIGN_IN, "A link to set a password was mailed."),
+    "auth.password_reset": Event(_G.SIGN_IN, "Somebody set a new password by a mailed link."),
+    "access.denied": Event(
+        _G.ACCESS,
+        "Somebody asked for what they may not do.",
+        ("permission", "page", "count"),
+    ),
+    "token.created": Event(_G.ACCESS, "A token for the API was made.", ("scopes", "expires")),
+    "token.used_first": Event(_G.ACCESS, "A token for the API was used for the first time."),
+    "token.revoked": Event(_G.ACCESS, "A token for the API was revoked."),
+    "token.refused": Event(
+        _G.ACCESS,
+        "A token did not open the API: unknown, expired, revoked, of an inactive account, or"
+        " without the scope that was needed.",
+        ("scope", "count"),
+    ),
+    "account.created": Event(_G.ACCOUNTS, "An account was made."),
+    "account.deactivated": Event(_G.ACCOUNTS, "An account was switched off."),
+    "account.reactivated": Event(_G.ACCOUNTS, "An account was switched on again."),
+    "role.granted": Event(_G.ACCOUNTS, "An account was given a role.", ("role",)),
+    "role.revoked": Event(_G.ACCOUNTS, "A role was taken from an account.", ("role",)),
+    "audit.viewed": Event(
+        _G.READING,
+        "Somebody read this log: the list, perhaps filtered or searched, or one entry.",
+        ("page", "filter", "searched"),
+    ),
+    "account.viewed": Event(
+        _G.READING,
+        "Somebody saw accounts or API tokens of others in the administration.",
+        ("page", "filter", "searched"),
+    ),
+    "conversation.viewed": Event(
+        _G.READING,
+        "Somebody saw in the administration whose conversations there are, when they were held and"
+        " how they went. What was said is not shown there.",
+        ("page", "filter", "searched"),
+    ),
+    "prompt.viewed": Event(
+        _G.READING,
+        "Somebody read what the AI is told, in the administration.",
+        ("page", "filter", "searched"),
+    ),
+    "conversation.created": Event(_G.CONVERSATIONS, "A conversation was begun."),
+    "conversation.renamed": Event(_G.CONVERSATIONS, "A conversation was given another title."),
+    "conversation.archived": Event(_G.CONVERSATIONS, "A conversation was put into the archive."),
+    "conversation.restored": Event(
+        _G.CONVERSATIONS, "A conversation was taken back from the archive or from deletion."
+    ),
+    "conversation.deleted": Event(_G.CONVERSATIONS, "A conversation was deleted by its owner."),
+    "turn.started": Event(
+        _G.CONVERSATIONS,
+        "A question was asked, and a reply was begun.",
+        ("reply", "prompt", "question_digest"),
+    ),
+    "turn.refused": Event(
+        _G.CONVERSATIONS,
+        "A question was not taken: a limit, a budget, a rule, personal data in it, no model that"
+        " may answer, or a message that can't be sent like this. The reason names which.",
+        ("count",),
+    ),
+    "turn.stop_requested": Event(_G.CONVERSATIONS, "Somebody asked a reply to stop.", ("reply",)),
+    "turn.continued": Event(
+        _G.CONVERSATIONS, "A reply that had ended early was taken up again.", ("reply",)
+    ),
+    "turn.ended": Event(
+        _G.CONVERSATIONS,
+        "A reply ended: completed, stopped, failed, refused or interrupted.",
+        ("reply", "state", "duration_ms", "reply_digest"),
+    ),
+    "feedback.given": Event(_G.CONVERSATIONS, "Somebody rated a reply.", ("reply", "rating")),
+    "feedback.withdrawn": Event(
+        _G.CONVERSATIONS, "Somebody took back their rating of a reply.", ("reply",)
+    ),
+    "model.offered": Event(_G.MODELS, "A language model was put on offer.", ("now", "before")),
+    "model.redefined": Event(
+        _G.MODELS,
+        "What holds of a language model was changed: its server, key, limits, roles or fallback.",
+        ("now", "before"),
+    ),
+    "model.withdrawn": Event(_G.MODELS, "A language model was taken off offer.", ("now", "before")),
+    "price.set": Event(
+        _G.MODELS,
+        "A language model was given a price.",
+        ("name", "from_at", "input", "cached_input", "output", "source"),
+    ),
+    "budget.changed": Event(
+        _G.LIMITS,
+        "What the holders of a role, or everybody else, may spend was changed.",
+        ("role", "changes"),
+    ),
+    "policy.rule_saved": Event(
+        _G.LIMITS,
+        "A policy rule was made or changed; each time it gets another version.",
+        ("version", "kind", "direction", "action", "is_active"),
+    ),
+    "policy.hit": Event(
+        _G.LIMITS,
+        "A policy rule found something in what was sent or in a reply.",
+        ("rule", "version", "direction", "action", "count"),
+    ),
+    "record.changed": Event(
+        _G.ADMINISTRATION,
+        "A record was added, changed or removed: name or email of an account, a prompt or a draft"
+        " of one. Of a personal or long value it tells that it changed, not what it was.",
+        ("action", "changes"),
+    ),
 }
 
 
@@ -55,3 +171,28 @@ def known(event: str) -> str:
     if event not in EVENTS:
         raise UnknownEventError(event)
     return event
+
+
+def events_of(group: str) -> list[str]:
+    """Return the names of the events in a group; none for a group that does not exist."""
+    return [name for name, event in EVENTS.items() if event.group == group]
+
+
+def vocabulary_in_markdown() -> str:
+    """Return the vocabulary as the documentation has it: a table for each group."""
+    return "\n\n".join(_tables())
+
+
+def _tables() -> Iterator[str]:
+    ordered = sorted(EVENTS, key=lambda name: list(Group).index(EVENTS[name].group))
+    for group, names in groupby(ordered, key=lambda name: EVENTS[name].group):
+        rows = (f"| `{name}` | {EVENTS[name].says} | {_fields(EVENTS[name])} |" for name in names)
+        yield "\n".join([f"### {group}", "", "| event | says | tells |", "|---|---|---|", *rows])
+
+
+def _fields(event: Event) -> str:
+    return ", ".join(f"`{field}`" for field in event.tells)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{vocabulary_in_markdown()}\n")

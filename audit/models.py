@@ -20,7 +20,7 @@ class ActorKind(models.TextChoices):
     """Who can act."""
 
     USER = "user", "person"
-    TOKEN = "token", "token"
+    TOKEN = "token", "API token"
     SYSTEM = "system", "system"
     ANONYMOUS = "anonymous", "not signed in"
 
@@ -52,6 +52,8 @@ class Entry(models.Model):
     # Slugs with commas between, as they were at that moment.
     actor_roles = models.CharField(max_length=255, blank=True)
     impersonator_id = models.CharField(max_length=64, blank=True)
+    # Of the API token that a program brought, which acts for the account `actor_id`.
+    token_id = models.CharField(max_length=64, blank=True, default="", db_default="")
     target_kind = models.CharField(max_length=64, blank=True)
     target_id = models.CharField(max_length=64, blank=True)
     outcome = models.CharField(max_length=16, choices=Outcome)
@@ -105,7 +107,7 @@ class PersonalDetails(models.Model):
     salt = models.BinaryField(max_length=32)
     actor_label = models.CharField(max_length=254, blank=True)
     target_label = models.CharField(max_length=254, blank=True)
-    # The network only: /24 of IPv4, /48 of IPv6.
+    # As much of the address as AUDIT_IP_PREFIX lets be kept.
     network = models.CharField(max_length=64, blank=True)
     user_agent = models.CharField(max_length=80, blank=True)
 

@@ -1,25 +1,23 @@
-"""What is recorded because somebody announced it: sign-ins, accounts, refusals, admin edits."""
+"""What is recorded because somebody announced it: sign-ins, accounts, refusals."""
 
 from typing import Any
 
 from allauth.account import signals as allauth
-from auditlog.signals import post_log
 from django.contrib.auth import signals as auth
 from django.db.models import Model
-from django.db.models.signals import pre_save
 
 from accounts import signals as accounts
 from accounts.models import ApiToken, User
-from audit.models import ModelChange, Outcome
-from audit.trail import ANONYMOUS, current_actor, record, record_outside
+from audit.models import Outcome
+from audit.trail import ANONYMOUS, current_actor, record, record_outside, record_sparingly
 
 
 def connect() -> None:
     """Begin to listen. Called once, when the app is ready."""
     for signal, receiver in (
-        (auth.user_logged_in, signed_in),
-        (auth.user_logged_out, signed_out),
-        (auth.user_login_failed, sign_in_failed),
+        (auth.user_logged_in, logged_in),
+        (auth.user_logged_out, logged_out),
+        (auth.user_login_failed, login_failed),
         (allauth.password_changed, password_changed),
         (allauth.password_set, password_changed),
         (allauth.password_reset, password_reset),
@@ -33,26 +31,35 @@ def connect() -> None:
         (accounts.token_first_used, token_first_used),
         (accounts.token_revoked, token_revoked),
         (accounts.access_denied, access_denied),
-        (post_log, model_changed),
+        (accounts.rate_limited, rate_limited),
     ):
         signal.connect(receiver, dispatch_uid=f"audit.{receiver.__name__}")
-    pre_save.connect(name_the_actor, sender=ModelChange, dispatch_uid="audit.name_the_actor")
 
 
-def signed_in(user: User, **_: Any) -> None:
-    record(user, "auth.signed_in", user)
+def logged_in(user: User, **_: Any) -> None:
+    record(user, "auth.login_succeeded", user)
 
 
-def signed_out(user: User | None, **_: Any) -> None:
+def logged_out(user: User | None, **_: Any) -> None:
     # Signing out without having been signed in is nothing that happened.
     if user is not None:
-        record(user, "auth.signed_out", user)
+        record(user, "auth.logged_out", user)
 
 
-def sign_in_failed(credentials: dict[str, Any], **_: Any) -> None:
+def login_failed(credentials: dict[str, Any], **_: Any) -> None:
     tried = credentials.get("email") or credentials.get("username") or ""
-    record_outside(
-        ANONYMOUS, "auth.sign_in_failed", outcome=Outcome.FAILED, target_label=str(tried)
+    record_outside(ANONYMOUS, "auth.login_failed", outcome=Outcome.FAILED, target_label=str(tried))
+
+
+def rate_limited(user: Any, page: str, tried: str, **_: Any) -> None:
+    record_sparingly(
+        user,
+        "auth.rate_limited",
+        outcome=Outcome.DENIED,
+        reason="too many tries",
+        each=f"{page} {tried}",
+        target_label=tried,
+        page=page,
     )
 
 
@@ -104,29 +111,17 @@ def token_revoked(token: ApiToken, by: Any, **_: Any) -> None:
     record(by, "token.revoked", token)
 
 
-def access_denied(user: Any, permission: str, obj: object, reason: str, **_: Any) -> None:
-    record_outside(
+def access_denied(
+    user: Any, permission: str, obj: object, reason: str, page: str = "", **_: Any
+) -> None:
+    target = obj if isinstance(obj, Model) else None
+    told = {"permission": str(permission), "page": page}
+    record_sparingly(
         user,
         "access.denied",
-        obj if isinstance(obj, Model) else None,
+        target,
         outcome=Outcome.DENIED,
         reason=reason,
-        permission=str(permission),
+        each=f"{permission} {page} {target.pk if target else ''}",
+        **{name: value for name, value in told.items() if value},
     )
-
-
-def name_the_actor(instance: ModelChange, **_: Any) -> None:
-    """Let a captured difference name who acts here; it knows nobody outside of its own requests."""
-    actor = current_actor()
-    if instance.actor_id is None and isinstance(actor, User):
-        instance.actor_id = actor.pk
-
-
-def model_changed(
-    instance: Model, action: int, changes: Any, log_entry: ModelChange | None, **_: Any
-) -> None:
-    """Take a captured difference into the log."""
-    if log_entry is None:
-        return
-    made = dict(ModelChange.Action.choices)[action]
-    record(None, "model.changed", instance, action=str(made), changes=changes or {})

@@ -2,12 +2,16 @@
 
     record(user, "role.granted", target, role="operator")      with the caller's transaction
     record_outside(user, "access.denied", target, …)           whatever becomes of the caller's
+    record_sparingly(user, "turn.refused", target, …)          the same, once a minute with a count
 
 An entry that is recorded with the caller's transaction exists exactly if the change exists. What
 was denied or has failed rolls back, so its entry is written beside, on a connection of its own.
 
 `acting_as(actor)` says who acts in code that no request runs (sockets, tasks, commands); inside it
 `None` stands for that actor. Recording without any actor is an error, never "unknown".
+
+What can be repeated at will, a refusal above all, must not become a flood of entries that nobody
+can remove: `record_sparingly` writes at most one a minute in each process, and counts.
 
 Each call is one statement and one round trip, and asks nothing but the roles of an account that
 came without them. No personal value gets into the entry: labels, network and browser go to the
@@ -16,30 +20,30 @@ erasable `PersonalDetails`, to which the entry commits by a salted digest.
 
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
-from django.utils.functional import SimpleLazyObject
 from psycopg.types.json import Jsonb
 
 from accounts.access import Actor, System
-from accounts.http import client_address
 from accounts.models import User
+from audit import floods
+from audit.acting import Acting, acting_as, acting_as_the_signed_in, current_acting, current_actor
 from audit.content import canonical, clean, family_of, network_of, storable
 from audit.events import known
 from audit.models import ActorKind, Outcome
 from chatbot.database import db
-from chatbot.telemetry import current_ids
+from chatbot.telemetry import ID_NAMES, current_ids
 
 __all__ = [
     "ANONYMOUS",
@@ -50,9 +54,11 @@ __all__ = [
     "acting_as_the_signed_in",
     "arecord",
     "arecord_outside",
+    "arecord_sparingly",
     "current_actor",
     "record",
     "record_outside",
+    "record_sparingly",
 ]
 
 ANONYMOUS = AnonymousUser()
@@ -71,40 +77,6 @@ class MissingActorError(RuntimeError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Acting:
-    actor: Actor
-    address: str = ""
-    user_agent: str = ""
-    impersonator_id: str = ""
-
-
-_acting: ContextVar[_Acting | None] = ContextVar("acting", default=None)
-
-
-@contextmanager
-def acting_as(
-    actor: Actor, *, address: str = "", user_agent: str = "", impersonator: User | None = None
-) -> Iterator[None]:
-    """Let everything recorded inside be done by `actor`; nests, and ends with the block.
-
-    `address` and `user_agent` are the client's, where there is one. `impersonator` is who really
-    sits there when somebody acts in another's name.
-    """
-    impersonator_id = str(impersonator.pk) if impersonator else ""
-    token = _acting.set(_Acting(actor, address, user_agent, impersonator_id))
-    try:
-        yield
-    finally:
-        _acting.reset(token)
-
-
-def current_actor() -> Actor | None:
-    """Return who acts here, or None where nobody said."""
-    acting = _acting.get()
-    return acting.actor if acting else None
-
-
 def record(  # noqa: PLR0913 - the last four are rare, and named
     actor: Actor | None,
     event: str,
@@ -113,15 +85,17 @@ def record(  # noqa: PLR0913 - the last four are rare, and named
     outcome: str = Outcome.SUCCEEDED,
     reason: str = "",
     target_label: str = "",
+    turn: object = "",
     **payload: Any,
 ) -> int:
     """Write an entry with the caller's transaction; return its id.
 
     `payload` holds figures, ids and names of kinds, never what people say. `target_label` is a
-    personal name of the target, kept erasable; an account as target brings its own.
+    personal name of the target, kept erasable; an account as target brings its own. `turn` is the
+    id of the reply that this belongs to, where no one is bound (`chatbot.telemetry.bind`).
     Raises UnknownEventError, MissingActorError, and TypeError for a payload that is no JSON.
     """
-    row = _row(actor, event, _Fact(target, outcome, reason, target_label, payload))
+    row = _row(actor, event, _Fact(target, outcome, reason, target_label, str(turn), payload))
     return _insert(connections[DEFAULT_DB_ALIAS], row)
 
 
@@ -133,10 +107,11 @@ def record_outside(  # noqa: PLR0913 - as record
     outcome: str,
     reason: str = "",
     target_label: str = "",
+    turn: object = "",
     **payload: Any,
 ) -> int:
     """Write an entry that stays when the caller's transaction rolls back; return its id."""
-    row = _row(actor, event, _Fact(target, outcome, reason, target_label, payload))
+    row = _row(actor, event, _Fact(target, outcome, reason, target_label, str(turn), payload))
     connection = connections[DEFAULT_DB_ALIAS]
     if not connection.in_atomic_block:
         return _insert(connection, row)
@@ -144,8 +119,39 @@ def record_outside(  # noqa: PLR0913 - as record
         return _insert(beside, row)
 
 
+def record_sparingly(  # noqa: PLR0913 - as record
+    actor: Actor | None,
+    event: str,
+    target: Target = None,
+    *,
+    outcome: str,
+    reason: str,
+    each: str = "",
+    target_label: str = "",
+    **payload: Any,
+) -> int | None:
+    """Write an entry as `record_outside` does, or only count; return its id if there is one.
+
+    There is one entry a minute for each actor (a stranger: each network), event, reason and `each`.
+    Its `count` says how often it happened since the entry before, this time included. Counts are
+    kept in the process: several web processes write one entry each, and what was counted after
+    the last entry is told by the next one, within a day, or lost with the process.
+    """
+    who = _resolved(actor, event)
+    if count := floods.due((event, _whose(who), reason, each)):
+        payload |= {"count": count, "outcome": outcome, "reason": reason}
+        return record_outside(who, event, target, target_label=target_label, **payload)
+    return None
+
+
+def _whose(actor: Actor) -> str:
+    kind, actor_id, _, _ = _described(actor)
+    return actor_id or f"{kind} {_network(current_acting())}"
+
+
 arecord = db(record)
 arecord_outside = db(record_outside)
+arecord_sparingly = db(record_sparingly)
 
 
 @contextmanager
@@ -168,6 +174,7 @@ _ENTRY_COLUMNS = (
     "actor_id",
     "actor_roles",
     "impersonator_id",
+    "token_id",
     "target_kind",
     "target_id",
     "outcome",
@@ -216,19 +223,20 @@ class _Fact:
     outcome: str
     reason: str
     target_label: str
+    turn: str
     payload: dict[str, Any]
 
 
 def _row(actor: Actor | None, event: str, fact: _Fact) -> dict[str, Any]:
-    acting = _acting.get()
-    who = _resolved(actor if actor is not None else current_actor(), known(event))
+    who = _resolved(actor, known(event))
+    # The address at hand is that of a person, also where the system works on from a request.
+    acting = None if isinstance(who, System) else current_acting()
     kind, actor_id, roles, actor_label = _described(who)
     target_kind, target_id, label = _located(fact.target)
-    ids = current_ids()
     personal = {
         "actor_label": clean(actor_label, 254),
         "target_label": clean(fact.target_label or label, 254),
-        "network": network_of(acting.address) if acting else "",
+        "network": _network(acting),
         "user_agent": family_of(acting.user_agent) if acting else "",
     }
     salt = os.urandom(SALT_BYTES)
@@ -240,11 +248,12 @@ def _row(actor: Actor | None, event: str, fact: _Fact) -> dict[str, Any]:
         "actor_id": clean(actor_id, 64),
         "actor_roles": roles,
         "impersonator_id": acting.impersonator_id if acting else "",
+        "token_id": _token_of(who),
         "target_kind": clean(target_kind, 64),
         "target_id": clean(target_id, 64),
         "outcome": Outcome(fact.outcome).value,
         "reason": clean(fact.reason, 500),
-        **{name: clean(ids.get(name, ""), 64) for name in ("request_id", "trace_id", "turn_id")},
+        **_ids(fact.turn),
         "payload": Jsonb(storable(fact.payload)),
         "personal_digest": personal_digest(salt, personal),
         "salt": salt,
@@ -253,9 +262,10 @@ def _row(actor: Actor | None, event: str, fact: _Fact) -> dict[str, Any]:
 
 
 def _resolved(actor: Actor | None, event: str) -> Actor:
-    if actor is None:
+    who = current_actor() if actor is None else actor
+    if who is None:
         raise MissingActorError(event)
-    return actor
+    return who
 
 
 def _described(actor: Actor) -> tuple[str, str, str, str]:
@@ -264,8 +274,43 @@ def _described(actor: Actor) -> tuple[str, str, str, str]:
         return ActorKind.SYSTEM.value, actor.name, "", ""
     if isinstance(actor, User):
         roles = ",".join(sorted(actor.roles))
-        return ActorKind.USER.value, str(actor.pk), roles, actor.email
+        kind = ActorKind.TOKEN if _token_of(actor) else ActorKind.USER
+        return kind.value, str(actor.pk), roles, actor.email
     return ActorKind.ANONYMOUS.value, "", "", ""
+
+
+def _token_of(actor: Actor) -> str:
+    """Return the id of the API token with which an account acts here, or an empty string."""
+    acting = current_acting()
+    return acting.token_of(actor) if acting and isinstance(actor, User) else ""
+
+
+def _network(acting: Acting | None) -> str:
+    return network_of(acting.address, *ip_prefixes()) if acting else ""
+
+
+def _ids(turn: str) -> dict[str, str]:
+    ids = current_ids() | ({"turn_id": turn} if turn else {})
+    return {name: clean(ids.get(name, ""), 64) for name in ID_NAMES}
+
+
+@lru_cache(maxsize=4)
+def _parsed_prefixes(text: str) -> tuple[int, int]:
+    numbers = [int(part) if part.strip().isdecimal() else -1 for part in text.split("/")]
+    if len(numbers) != 2 or not 0 <= numbers[0] <= 32 or not 0 <= numbers[1] <= 128:
+        raise ImproperlyConfigured(
+            f"AUDIT_IP_PREFIX: {text!r} is no pair of lengths. Write how many bits of IPv4 and of"
+            " IPv6 are kept: 24/56, 32/128 for whole addresses, 0/0 for none."
+        )
+    return numbers[0], numbers[1]
+
+
+def ip_prefixes() -> tuple[int, int]:
+    """Return how many bits of IPv4 and of IPv6 addresses are kept, from AUDIT_IP_PREFIX.
+
+    Raises ImproperlyConfigured.
+    """
+    return _parsed_prefixes(settings.AUDIT_IP_PREFIX)
 
 
 def _located(target: Target) -> tuple[str, str, str]:
@@ -276,44 +321,3 @@ def _located(target: Target) -> tuple[str, str, str]:
         return target[0], target[1], ""
     label = target.email if isinstance(target, User) else ""
     return target._meta.label_lower, str(target.pk), label
-
-
-# --- requests --------------------------------------------------------------------------------
-
-
-def acting_as_the_signed_in(
-    get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]
-    | Callable[[HttpRequest], HttpResponseBase],
-) -> Callable[[HttpRequest], Any]:
-    """Middleware: what a request records is done by whoever is signed in with it.
-
-    Who that is gets looked up when something is recorded in their name, not before.
-    """
-    if iscoroutinefunction(get_response):
-
-        async def asynchronous(request: HttpRequest) -> HttpResponseBase:
-            with _acting_in(request):
-                response: HttpResponseBase = await get_response(request)
-                return response
-
-        return markcoroutinefunction(asynchronous)
-
-    def synchronous(request: HttpRequest) -> HttpResponseBase:
-        with _acting_in(request):
-            response: HttpResponseBase = get_response(request)  # type: ignore[assignment]
-            return response
-
-    return synchronous
-
-
-acting_as_the_signed_in.sync_capable = True  # type: ignore[attr-defined]
-acting_as_the_signed_in.async_capable = True  # type: ignore[attr-defined]
-
-
-def _acting_in(request: HttpRequest) -> Any:
-    # A new lazy object: sign-in and sign-out exchange `request.user` within the request.
-    return acting_as(
-        SimpleLazyObject(lambda: request.user),  # type: ignore[arg-type]
-        address=client_address(request),
-        user_agent=request.headers.get("User-Agent", ""),
-    )

@@ -1,13 +1,16 @@
 """The admin site of Parley: signed in through the product's own page, sections by role."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.apps import AdminConfig
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, resolve_url
+
+View = TypeVar("View", bound=Callable[..., HttpResponseBase])
 
 
 class ParleyAdmin(AdminConfig):
@@ -22,6 +25,12 @@ class ParleyAdminSite(admin.AdminSite):
     site_header = "Parley"
     site_title = "Parley"
     index_title = "Administration"
+
+    def admin_view(self, view: View, cacheable: bool = False) -> View:
+        """Let every page tell the audit log that it was read, where that is recorded."""
+        from audit.reading import noted
+
+        return super().admin_view(noted(view), cacheable)
 
     def login(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

@@ -15,13 +15,44 @@ from celery import Celery, Task
 from celery.signals import setup_logging
 from django.core.cache import cache
 
+from chatbot import telemetry
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatbot.settings")
 
 LONG_AT_ONCE = 2
 LONG_RETRY_SECONDS = 2
 
 
-class LongTask(Task):  # type: ignore[misc]
+class ActingTask(Task):  # type: ignore[misc]
+    """Every task: what it records is done by who started it, or by the task itself.
+
+    A message carries the ids of the person who acts where it is sent, and of their request. Tasks
+    that beat starts act as the system, under the last part of their name.
+    """
+
+    def apply_async(self, *args: Any, headers: dict[str, Any] | None = None, **options: Any) -> Any:
+        """Send the task, with who acts here."""
+        from audit.acting import carried  # the settings import this module before there are models
+
+        started = {"started_by": carried(), "started_in": telemetry.current_ids()}
+        return super().apply_async(*args, headers={**started, **(headers or {})}, **options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run for who started it."""
+        from accounts.access import System
+        from audit.acting import acting_as_carried
+
+        headers = self.request.headers or {}
+        with (
+            telemetry.only_ids(headers.get("started_in", {})),
+            acting_as_carried(
+                headers.get("started_by", {}), otherwise=System(self.name.rpartition(".")[2])
+            ),
+        ):
+            return super().__call__(*args, **kwargs)
+
+
+class LongTask(ActingTask):
     """A task that may take minutes: `@shared_task(base=LongTask)`. It goes to the queue `long`."""
 
     _slots = threading.BoundedSemaphore(LONG_AT_ONCE)
@@ -52,7 +83,7 @@ def broker_url(redis_url: str) -> str:
     return f"redis+socket://{parts.path}?virtual_host={number}"
 
 
-app = Celery("parley")
+app = Celery("parley", task_cls=ActingTask)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 

@@ -58,7 +58,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
-    "audit.trail.acting_as_the_signed_in",
+    "audit.acting.acting_as_the_signed_in",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
     "chatbot.one_thread.in_one_thread",
 ]
@@ -198,6 +198,9 @@ ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 # Models that admins edit register for diffs; what people say never does.
 AUDITLOG_LOGENTRY_MODEL = "audit.ModelChange"
 AUDITLOG_DISABLE_REMOTE_ADDR = True
+AUDITLOG_STORE_JSON_CHANGES = True
+# How many bits of a client's address entries keep, of IPv4 and of IPv6.
+AUDIT_IP_PREFIX = env.str("AUDIT_IP_PREFIX", default="24/56")
 
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="Parley <parley@localhost>")
 if env.str("EMAIL_DIR", default=""):

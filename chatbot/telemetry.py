@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -174,6 +175,19 @@ def current_ids() -> dict[str, str]:
     """Return the ids bound here, a subset of request_id, trace_id and turn_id."""
     bound = get_contextvars()
     return {name: bound[name] for name in ID_NAMES if name in bound}
+
+
+@contextmanager
+def only_ids(ids: Mapping[str, str]) -> Iterator[None]:
+    """Let log lines and audit entries inside carry these ids, and none of what was bound before."""
+    before = get_contextvars()
+    clear_contextvars()
+    bind_contextvars(**ids)
+    try:
+        yield
+    finally:
+        clear_contextvars()
+        bind_contextvars(**before)
 
 
 def _trace_id(request: HttpRequest) -> str:

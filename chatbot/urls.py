@@ -3,6 +3,10 @@ from django.urls import include, path
 
 from chatbot import health
 
+# Both announce the refusal, so that it is recorded. Django asks for the first, allauth the second.
+handler403 = "accounts.views.forbidden"
+handler429 = "accounts.sign_in.too_many_tries"
+
 urlpatterns = [
     path("", include("conversations.urls")),
     path("account/", include("accounts.urls")),

@@ -12,7 +12,9 @@ turns sealed bytes into words.
 import base64
 import binascii
 import hashlib
+import hmac
 import os
+import uuid
 from functools import lru_cache
 from typing import overload
 
@@ -46,7 +48,7 @@ class Keyring:
         """Return 32 bytes for this purpose and owner, by HKDF-SHA-256 (RFC 5869).
 
         They follow from the current key alone: another key, other bytes. Never store what needs
-        them.
+        them to be read again.
         """
         info = b"parley " + purpose + b"\x00" + whose
         return HKDF(hashes.SHA256(), length=32, salt=None, info=info).derive(self._current_key)
@@ -93,6 +95,16 @@ def _keyring_of(configured: str) -> Keyring:
 def keyring() -> Keyring:
     """Return the keys of `CONTENT_KEYS`. Raises ImproperlyConfigured when one is malformed."""
     return _keyring_of(settings.CONTENT_KEYS)
+
+
+def content_digest(text: str, conversation_id: uuid.UUID) -> str:
+    """Return HMAC-SHA-256 (RFC 2104) of a text under a key of its conversation, in hexadecimal.
+
+    Who has text and key can show that this was said; without the key nobody can try out what it
+    may have been. The key follows from the content key in use (HKDF) and dies with it.
+    """
+    key = keyring().derived(b"content digest", conversation_id.bytes)
+    return hmac.digest(key, text.encode(), "sha256").hex()
 
 
 class SealedText:

@@ -61,7 +61,7 @@ def _door(method: str) -> Callable[[View], DjangoView]:
             try:
                 if request.method != method:
                     raise Problem("method_not_allowed")
-                token = await caller(secret_in(request), ApiToken.Scope.CHAT)
+                token = await caller(request, secret_in(request), ApiToken.Scope.CHAT)
                 return await view(request, token, *args, **kwargs)
             except Unsupported as unsupported:
                 return _unsupported(unsupported)

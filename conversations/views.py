@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from django.core.exceptions import BadRequest
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST, require_safe
 from uuid_utils.compat import uuid7
@@ -20,7 +20,7 @@ from uuid_utils.compat import uuid7
 from accounts.access import requires
 from accounts.http import Request, wants_fragment
 from accounts.models import User
-from chatbot import telemetry
+from audit.trail import record_sparingly
 from chatbot.database import db
 from conversations.models import Conversation, Message
 from conversations.reply import fragments
@@ -28,6 +28,7 @@ from conversations.reply.runner import runner
 from conversations.thread import empty_page, page_of
 from conversations.turn import Refusal, Turn, continue_turn, request_stop, start_turn
 from conversations.turn.limits import TooMany, check, rate_limit_fields
+from conversations.turn.refusal import note_refusal
 
 NO_SCRIPT_PATIENCE_SECONDS = 120.0
 REFUSAL_STATUS = {
@@ -60,7 +61,7 @@ def new_conversation(request: Request) -> HttpResponse:
 @requires("conversations.chat")
 def conversation(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
     """A conversation of one's own, newest messages last."""
-    stored = get_object_or_404(Conversation.objects.visible_to(request.user), pk=conversation_id)
+    stored = _opened(request.user, conversation_id)
     stored.owner = request.user  # the same, and come with their roles
     stored.seen()
     page = page_of(
@@ -70,6 +71,23 @@ def conversation(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
     )
     context = {"page": page, "key": uuid7()}
     return render(request, "conversations/conversation.html", context)
+
+
+def _opened(user: User, conversation_id: uuid.UUID) -> Conversation:
+    """Return a conversation of one's own. Raises Http404, and records a try to open another."""
+    stored = Conversation.objects.visible_to(user).filter(pk=conversation_id).first()
+    if stored is None:
+        if Conversation.objects.filter(pk=conversation_id).exists():
+            record_sparingly(
+                user,
+                "access.denied",
+                ("conversations.conversation", str(conversation_id)),
+                outcome="denied",
+                reason="somebody else's conversation, or a deleted one",
+                each=str(conversation_id),
+            )
+        raise Http404
+    return stored
 
 
 @require_POST
@@ -182,7 +200,7 @@ async def _refused(
     request: HttpRequest, conversation_id: uuid.UUID, refusal: Refusal, text: str
 ) -> HttpResponse:
     """Say why, beside the text that was not sent; the text stays where it is."""
-    telemetry.turns_refused.labels(refusal.code).inc()
+    await db(note_refusal)(refusal, by=_asker(request), conversation_id=conversation_id)
     status = REFUSAL_STATUS[refusal.code]
     if wants_fragment(request):
         html = render_to_string("conversations/oob/refused.html", {"refusal": refusal})

@@ -6,8 +6,9 @@ class PromptsConfig(AppConfig):
     name = "prompts"
 
     def ready(self) -> None:
+        from audit.changes import watch
         from prompts.catalogue import forget_offers_when_committed
-        from prompts.models import LanguageModel, ModelPrice
+        from prompts.models import LanguageModel, ModelPrice, PromptTemplate, PromptVersion
         from prompts.offering import seed_default_model
         from prompts.publishing import seed_general_assistant
 
@@ -16,4 +17,14 @@ class PromptsConfig(AppConfig):
         for sender in (LanguageModel, ModelPrice):
             post_save.connect(forget_offers_when_committed, sender=sender)
             post_delete.connect(forget_offers_when_committed, sender=sender)
+        # Models, prices and budgets have verbs that record what they change.
+        watch(PromptTemplate, fields=("slug", "name", "purpose", "owner", "live_version"))
+        watch(
+            PromptVersion,
+            fields=(
+                *("template", "number", "model", "parameters", "change_note", "author"),
+                *("content_hash", "published_at"),
+            ),
+            withheld=("content",),
+        )
         m2m_changed.connect(forget_offers_when_committed, sender=LanguageModel.roles.through)

@@ -7,6 +7,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from audit.trail import System, acting_as
 from prompts.models import PromptTemplate, PromptVersion
 
 GENERAL_ASSISTANT = "general-assistant"
@@ -34,6 +35,7 @@ def _published(version_id: uuid.UUID, _template_name: str) -> PromptVersion:
     return PromptVersion.objects.select_related("template").get(pk=version_id)
 
 
+@acting_as(System("catalogue"))
 @transaction.atomic
 def seed_general_assistant(**_signal: Any) -> None:
     """Make sure that there is a prompt to begin with; runs after each migration."""

@@ -21,7 +21,7 @@ from psycopg.errors import DeadlockDetected
 
 from accounts.models import User
 from accounts.roles import seed_roles
-from audit import trail
+from audit import floods, trail
 from audit.append_only import TABLE, TABLE_TRIGGER
 from benchmarks.provider_simulator import running_simulator
 from conversations.models import Conversation, Message, PolicyRule, Runner
@@ -311,6 +311,12 @@ def _offers_and_plans_of_its_own():
     yield
     forget_offers()
     forget_plans()
+
+
+@pytest.fixture(autouse=True)
+def _floods_of_its_own():
+    # Of what is repeated one entry a minute is written: a test's first refusal must be among them.
+    floods.forget()
 
 
 @pytest.fixture(autouse=True)

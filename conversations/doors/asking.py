@@ -19,9 +19,17 @@ from conversations.doors.problems import Problem
 from conversations.models import Conversation, Message
 from conversations.reply import fragments
 from conversations.reply.runner import runner
-from conversations.turn import Program, TextArrived, ThinkingArrived, Turn, start_turn
+from conversations.turn import (
+    Program,
+    Refusal,
+    TextArrived,
+    ThinkingArrived,
+    Turn,
+    start_turn,
+)
 from conversations.turn.limits import check, rate_limit_fields
 from conversations.turn.opening import checked_question
+from conversations.turn.refusal import note_refusal
 from conversations.turn.titles import first_words
 
 SNAPSHOTS_SECONDS = 0.5
@@ -59,7 +67,11 @@ async def admit(token: ApiToken) -> dict[str, str]:
 
     Raises Refusal.
     """
-    return rate_limit_fields(await check(token.user, token_id=token.pk))
+    try:
+        return rate_limit_fields(await check(token.user, token_id=token.pk))
+    except Refusal as refusal:
+        await db(note_refusal)(refusal, by=token.user, conversation_id=None)
+        raise
 
 
 async def begin(asking: Asking) -> Turn:
@@ -69,7 +81,12 @@ async def begin(asking: Asking) -> Turn:
     """
     await runner().ready()
     # A client that goes away in this moment must not leave an open reply that nobody writes.
-    return await asyncio.shield(_begin(asking))
+    try:
+        return await asyncio.shield(_begin(asking))
+    except Refusal as refusal:
+        user, session_id = asking.token.user, asking.session_id
+        await db(note_refusal)(refusal, by=user, conversation_id=session_id)
+        raise
 
 
 async def _begin(asking: Asking) -> Turn:

@@ -83,7 +83,7 @@ def rate(
     feedback = Feedback.objects.filter(reply=reply).first() or Feedback(reply=reply)
     feedback.rating, feedback.comment = rating, comment
     feedback.save()
-    record(user, "feedback.given", conversation, reply=str(reply.pk), rating=rating)
+    record(user, "feedback.given", conversation, turn=reply.pk, reply=str(reply.pk), rating=rating)
     return feedback_out(feedback)
 
 
@@ -94,7 +94,7 @@ def unrate(user: User, session_id: uuid.UUID, message_id: uuid.UUID) -> None:
     reply = conversation.messages.get(pk=message_id, role=Message.Role.ASSISTANT)
     removed, _ = Feedback.objects.filter(reply=reply).delete()
     if removed:
-        record(user, "feedback.withdrawn", conversation, reply=str(reply.pk))
+        record(user, "feedback.withdrawn", conversation, turn=reply.pk, reply=str(reply.pk))
 
 
 def usage(user: User, days: int) -> dict[str, Any]:

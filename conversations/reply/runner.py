@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -126,8 +127,11 @@ class ReplyRunner:
             await asyncio.wait(tasks, timeout=seconds)
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run `work` beside everything else, holding the reference that asyncio does not."""
-        task = asyncio.create_task(work)
+        """Run `work` beside everything else, holding the reference that asyncio does not.
+
+        It inherits nothing: what it records is not of the request that happened to come first.
+        """
+        task = asyncio.create_task(work, context=Context())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

@@ -13,6 +13,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from audit.trail import System, record
+from conversations.encryption import content_digest
 from conversations.models import Conversation, Message, PolicyRuleVersion, Runner
 from conversations.turn.budget import (
     Charge,
@@ -133,8 +134,8 @@ def _close(
     with connection.cursor() as cursor:
         cursor.execute(_END, columns)
         (title,) = cursor.fetchone()
-    _record_end(reply, ended.outcome, ended.fault, ended.duration_ms)
-    record_hits(ended.hits, reply.conversation, by=System("turn"))
+    _record_end(reply, progress.text, ended.outcome, ended.fault, ended.duration_ms)
+    record_hits(ended.hits, reply.conversation, by=System("turn"), turn=reply.pk)
     windows = exchange([(held, charged)]) if held and charged else []
     warning = warning_after(reply.conversation.owner, windows, now=now)
     return changes, bytes(title), Closed(warning)
@@ -201,7 +202,7 @@ def close_abandoned(*, limit: int = 100) -> list[Message]:
         reply.state, reply.fault = Message.State.INTERRUPTED, "process_died"
         reply.cursor, reply.runner, reply.ended_at = 0, None, datetime.now(UTC)
         reply.save(update_fields=["fence", "state", "fault", "cursor", "runner", "ended_at"])
-        _record_end(reply, reply.state, reply.fault, 0)
+        _record_end(reply, reply.content, reply.state, reply.fault, 0)
     settle_abandoned(abandoned, now=datetime.now(UTC))
     return abandoned
 
@@ -235,14 +236,16 @@ def forget_dead_runners() -> None:
     Runner.objects.filter(beat_at__lt=Now() - timedelta(hours=1), replies=None).delete()
 
 
-def _record_end(reply: Message, outcome: str, fault: str, duration_ms: int) -> None:
+def _record_end(reply: Message, text: str, outcome: str, fault: str, duration_ms: int) -> None:
     record(
         System("turn"),
         "turn.ended",
         Conversation(pk=reply.conversation_id),
         outcome="succeeded" if outcome == Message.State.COMPLETED else "failed",
         reason=fault or outcome,
+        turn=reply.pk,
         reply=str(reply.pk),
         state=str(outcome),
         duration_ms=duration_ms,
+        reply_digest=content_digest(text, reply.conversation_id),
     )

@@ -57,7 +57,7 @@ class Guard:
 
     # --- on the way out ------------------------------------------------------------------------
 
-    def admit(self, question: str, target: Target, *, by: User) -> None:
+    def admit(self, question: str, target: Target, *, by: User, turn: object) -> None:
         """Let a question be stored and asked. Raises Refusal; hits are recorded either way."""
         try:
             screened = self._policy.screen_input(question)
@@ -68,7 +68,7 @@ class Guard:
                 "A rule does not let this message through.",
                 f"{blocked.rule.sentence} Nothing was sent.",
             ) from None
-        record_hits(screened.hits, target, by=by)
+        record_hits(screened.hits, target, by=by, turn=turn)
         if self._mode == Mode.BLOCK and (found := detect(question)):
             kinds = sorted({finding.kind.replace("_", " ").lower() for finding in found})
             raise Refusal(

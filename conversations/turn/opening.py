@@ -14,6 +14,7 @@ from django.db import IntegrityError, transaction
 from accounts.access import require
 from accounts.models import User
 from audit.trail import record
+from conversations.encryption import content_digest
 from conversations.models import Conversation, Message
 from conversations.turn.budget import reserve, settle_title
 from conversations.turn.context import Told, told_for
@@ -132,8 +133,6 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
         key=key,
     )
     question.content = said.text
-    guard = Guard.of(conversation, by)
-    guard.admit(said.text, conversation, by=by)
     reply = Message(
         conversation=conversation,
         parent=question,
@@ -142,6 +141,8 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
         prompt_version=version,
         arm=Message.Arm.PRODUCTION,
     )
+    guard = Guard.of(conversation, by)
+    guard.admit(said.text, conversation, by=by, turn=reply.pk)
     slug = (program.model if program else "") or version.model
     offer, told = _asked_of(by, question, reply, guard, slug)
     _claim(conversation, reply, runner_id)
@@ -150,8 +151,15 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
     except IntegrityError as error:
         raise _Collision from error
     _save_conversation(conversation, reply)
-    token = {"token": str(program.token_id)} if program else {}
-    record(by, "turn.started", conversation, reply=str(reply.pk), prompt=str(version.pk), **token)
+    record(
+        by,
+        "turn.started",
+        conversation,
+        turn=reply.pk,
+        reply=str(reply.pk),
+        prompt=str(version.pk),
+        question_digest=content_digest(said.text, conversation.pk),
+    )
     asked_for = program.parameters if program else {}
     parameters = {name: value for name, value in asked_for.items() if name != "max_tokens"}
     max_tokens = reserved(by, reply, offer, told.tokens, at_most=asked_for.get("max_tokens"))
@@ -193,7 +201,7 @@ def continue_turn(
     _claim(conversation, reply, runner_id)
     reply.save()
     _save_conversation(conversation, reply)
-    record(by, "turn.continued", conversation, reply=str(reply.pk))
+    record(by, "turn.continued", conversation, turn=reply.pk, reply=str(reply.pk))
     if title_is_made:  # what is held for it gives way
         settle_title(reply, None, now=datetime.now(UTC))
     max_tokens = reserved(by, reply, offer, told.tokens)
@@ -212,7 +220,7 @@ def request_stop(conversation_id: uuid.UUID, *, by: User) -> Message | None:
     if reply and reply.stop_requested_at is None:
         reply.stop_requested_at = datetime.now(UTC)
         reply.save(update_fields=["stop_requested_at"])
-        record(by, "turn.stop_requested", conversation, reply=str(reply.pk))
+        record(by, "turn.stop_requested", conversation, turn=reply.pk, reply=str(reply.pk))
     return reply
 
 

@@ -411,11 +411,17 @@ def forget_policy() -> None:
 
 
 def record_hits(
-    hits: Iterable[Hit], target: Target, *, by: Actor | None, rolls_back: bool = False
+    hits: Iterable[Hit],
+    target: Target,
+    *,
+    by: Actor | None,
+    turn: object = "",
+    rolls_back: bool = False,
 ) -> None:
     """Write down what the rules found, one entry for each hit, without any content.
 
-    With `rolls_back` the entries stay when the caller's transaction is undone.
+    `turn` is the reply's id. With `rolls_back` the entries stay when the caller's transaction is
+    undone.
     """
     for hit in hits:
         rule = hit.rule
@@ -428,4 +434,4 @@ def record_hits(
         }
         outcome = "denied" if rule.action == Action.BLOCK else "succeeded"
         write = record_outside if rolls_back else record
-        write(by, "policy.hit", target, outcome=outcome, **told)
+        write(by, "policy.hit", target, outcome=outcome, turn=turn, **told)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test import AsyncRequestFactory, RequestFactory
@@ -17,10 +18,12 @@ from audit import trail
 from audit.events import EVENTS, UnknownEventError
 from audit.models import Entry, PersonalDetails
 from audit.trail import (
+    ANONYMOUS,
     MissingActorError,
     acting_as,
     acting_as_the_signed_in,
     current_actor,
+    ip_prefixes,
     record,
     record_outside,
 )
@@ -52,7 +55,7 @@ def test_entry_says_who_did_what_to_what(account_of):
 def test_entry_itself_holds_no_personal_value(account_of):
     olive = account_of("member", email="olive@example.org")
     with acting_as(olive, address="203.0.113.77", user_agent="curl/8.5.0"):
-        record(None, "auth.signed_in", olive)
+        record(None, "auth.login_succeeded", olive)
     with connection.cursor() as cursor:
         cursor.execute("SELECT row_to_json(e)::text FROM audit_entry e ORDER BY id DESC LIMIT 1")
         (text,) = cursor.fetchone()
@@ -64,7 +67,7 @@ def test_entry_itself_holds_no_personal_value(account_of):
 
 
 def test_digest_commits_to_the_personal_values(account_of):
-    record(account_of("member"), "auth.signed_out")
+    record(account_of("member"), "auth.logged_out")
     entry = last()
     names = ("actor_label", "network", "target_label", "user_agent")
     values = {name: getattr(entry.personal, name) for name in names}
@@ -84,7 +87,7 @@ def test_equal_values_have_different_digests():
 def test_recording_is_one_statement(account_of, django_assert_num_queries):
     user = User.objects.with_roles().get(pk=account_of("member").pk)
     with django_assert_num_queries(1):
-        record(user, "auth.signed_in", user)
+        record(user, "auth.login_succeeded", user)
 
 
 def test_unknown_event_is_an_error():
@@ -103,10 +106,10 @@ def test_nobody_acting_is_an_error():
 
 
 def test_every_event_is_a_dotted_name_with_a_sentence():
-    for event, sentence in EVENTS.items():
-        assert event.count(".") == 1
-        assert sentence.endswith(".")
-        assert len(event) <= Entry._meta.get_field("event").max_length
+    for name, event in EVENTS.items():
+        assert name.count(".") == 1
+        assert event.says.endswith(".")
+        assert len(name) <= Entry._meta.get_field("event").max_length
 
 
 def test_acting_nests_and_ends():
@@ -170,7 +173,7 @@ def test_refusal_is_recorded_although_the_transaction_rolls_back(account_of):
     entry = last()
     assert Entry.objects.count() == before + 1
     assert (entry.event, entry.outcome, entry.actor_id) == ("access.denied", "denied", str(sam.pk))
-    assert entry.payload == {"permission": "audit.view"}
+    assert entry.payload == {"permission": "audit.view", "count": 1}
     assert entry.reason == "Your roles do not allow you to read the audit log."
 
 
@@ -213,14 +216,14 @@ def test_signing_in_and_out_is_recorded(client, account_of):
     )
     entry = last()
     assert (entry.event, entry.actor_id, entry.actor_roles) == (
-        "auth.signed_in",
+        "auth.login_succeeded",
         str(olive.pk),
         "member",
     )
     assert (entry.personal.network, entry.personal.user_agent) == ("127.0.0.0/24", "curl")
     assert len(entry.request_id) == 32
     client.post("/account/sign-out/")
-    assert (last().event, last().actor_id) == ("auth.signed_out", str(olive.pk))
+    assert (last().event, last().actor_id) == ("auth.logged_out", str(olive.pk))
 
 
 def test_failed_sign_in_is_recorded_without_the_password(client, account_of):
@@ -228,7 +231,7 @@ def test_failed_sign_in_is_recorded_without_the_password(client, account_of):
     client.post("/account/sign-in/", {"login": "Olive@example.org", "password": "hunter2 hunter2"})
     entry = last()
     assert (entry.event, entry.outcome, entry.actor_kind) == (
-        "auth.sign_in_failed",
+        "auth.login_failed",
         "failed",
         "anonymous",
     )
@@ -282,7 +285,7 @@ def test_stranger_acts_as_nobody_signed_in():
     request.user = AnonymousUser()
 
     def view(_request):
-        record(None, "auth.signed_out")
+        record(None, "auth.logged_out")
         return HttpResponse()
 
     acting_as_the_signed_in(view)(request)
@@ -301,3 +304,31 @@ async def test_asynchronous_request_acts_for_itself_too():
     await acting_as_the_signed_in(view)(request)
     assert seen == [False]
     assert current_actor() is None
+
+
+# --- addresses -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kept", "networks"),
+    [
+        ("24/56", ["203.0.113.0/24", "2001:db8:1:200::/56"]),
+        ("32/128", ["203.0.113.77/32", "2001:db8:1:2ff::7/128"]),
+        ("0/0", ["", ""]),
+    ],
+)
+def test_setting_says_how_much_of_an_address_is_kept(settings, kept, networks):
+    settings.AUDIT_IP_PREFIX = kept
+    found = []
+    for address in ("203.0.113.77", "2001:db8:1:2ff::7"):
+        with acting_as(ANONYMOUS, address=address):
+            record(None, "account.created")
+        found.append(last().personal.network)
+    assert found == networks
+
+
+@pytest.mark.parametrize("text", ["", "24", "33/56", "24/129", "24/56/1", "-1/56", "all/none"])
+def test_setting_that_is_no_pair_of_lengths_is_told_at_the_start(settings, text):
+    settings.AUDIT_IP_PREFIX = text
+    with pytest.raises(ImproperlyConfigured, match="24/56"):
+        ip_prefixes()

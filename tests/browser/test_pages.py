@@ -52,7 +52,7 @@ def visits(
         ],
         ravi: [
             *(reverse("admin:index"), reverse(admin("audit_entry"))),
-            reverse("admin:audit_entry_change", args=[record(ravi, "auth.signed_in", ravi)]),
+            reverse("admin:audit_entry_change", args=[record(ravi, "auth.login_succeeded", ravi)]),
             reverse(admin("conversations_conversation")),
             reverse("admin:conversations_conversation_change", args=[everything.pk]),
             reverse(admin("prompts_prompttemplate")),

@@ -431,7 +431,9 @@ def test_usage_sums_tokens_and_cost_of_the_caller_by_day(program, stranger):
 def test_turn_names_its_token_in_the_log(program):
     ask(program)
     entry = Entry.objects.get(event="turn.started")
-    assert entry.payload["token"] == str(ApiToken.objects.get().pk)
+    token = ApiToken.objects.get()
+    assert (entry.actor_kind, entry.actor_id) == ("token", str(token.user_id))
+    assert (entry.token_id, entry.actor_roles) == (str(token.pk), "member")
 
 
 # --- problems --------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def test_history_of_the_client_becomes_the_branch_of_a_conversation_of_its_own(c
         ("assistant", "A simulated reply."),
     ]
     assert [one.parent_id for one in said[1:]] == [one.pk for one in said[:4]]
-    assert Entry.objects.get(event="turn.started").payload["token"]
+    assert Entry.objects.get(event="turn.started").token_id
     complete(client)
     assert Conversation.objects.count() == 2
 

@@ -48,7 +48,7 @@ class Command(BaseCommand):
             name=user.name,
             password=password,
             roles=options["role"],
-            by=System("create_account"),
+            by=System("manage.py create_account"),
         )
         self.stdout.write(f"Created {user.email} ({', '.join(options['role'])}).")
         if not given:

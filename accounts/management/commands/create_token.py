@@ -42,7 +42,7 @@ class Command(BaseCommand):
                 name=options["name"],
                 scopes=options["scope"],
                 lasts=timedelta(days=options["days"]) or None,
-                by=System("create_token"),
+                by=System("manage.py create_token"),
             )
         except (Denied, TooManyTokens) as error:
             raise CommandError(str(error)) from error

@@ -12,7 +12,7 @@ from accounts.administration import create_account
 from accounts.models import User
 from accounts.roles import ROLES
 
-BY = System("starting_accounts")
+BY = System("manage.py starting_accounts")
 
 
 class Command(BaseCommand):

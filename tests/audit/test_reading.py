@@ -1,0 +1,74 @@
+"""Reading in the administration is recorded: who, what, by which filter."""
+
+import pytest
+
+from audit.models import Entry
+
+pytestmark = pytest.mark.django_db
+LOG = "/admin/audit/entry/"
+
+
+def read() -> list[Entry]:
+    found = Entry.objects.filter(event__endswith=".viewed").select_related("personal")
+    return list(found.order_by("pk"))
+
+
+def test_list_one_entry_and_a_search_of_the_log(ravi_client, ravi, olive):
+    ravi_client.get(LOG)
+    first = Entry.objects.earliest("pk")
+    ravi_client.get(f"{LOG}{first.pk}/change/")
+    ravi_client.get(LOG, {"q": "olive@parley.example", "event": "turn.started"})
+    listed, one, searched = read()
+    assert {entry.event for entry in read()} == {"audit.viewed"}
+    assert {entry.actor_id for entry in read()} == {str(ravi.pk)}
+    assert listed.payload == {"page": "list", "filter": {}, "searched": False}
+    assert (one.target_kind, one.target_id) == ("audit.entry", str(first.pk))
+    assert one.payload["page"] == "record"
+    assert searched.payload == {
+        "page": "list",
+        "filter": {"event": "turn.started"},
+        "searched": True,
+    }
+    assert searched.personal.target_label == "olive@parley.example"
+
+
+def test_values_that_no_filter_offers_are_withheld(ada_client, olive):
+    ada_client.get("/admin/accounts/user/", {"email__startswith": "olive", "is_active__exact": "1"})
+    (entry,) = read()
+    assert entry.event == "account.viewed"
+    assert entry.payload["filter"] == {
+        "email__startswith": "(withheld)",
+        "is_active__exact": "1",
+    }
+
+
+def test_address_in_the_place_of_a_choice_is_withheld(ravi_client):
+    ravi_client.get(LOG, {"outcome__exact": "olive@parley.example"})
+    assert read()[0].payload["filter"] == {"outcome__exact": "(withheld)"}
+
+
+def test_metadata_of_a_conversation(ravi_client, ravi, finished):
+    conversation = finished().conversation
+    ravi_client.get(f"/admin/conversations/conversation/{conversation.pk}/change/")
+    (entry,) = read()
+    assert (entry.event, entry.target_id) == ("conversation.viewed", str(conversation.pk))
+    assert entry.target_kind == "conversations.conversation"
+
+
+def test_prompt_pages(ada_client):
+    ada_client.get("/admin/prompts/prompttemplate/")
+    (entry,) = read()
+    assert (entry.event, entry.payload["page"]) == ("prompt.viewed", "list")
+
+
+def test_page_that_was_not_shown_was_not_read(olive_client, ada_client, client, olive):
+    assert olive_client.get(LOG).status_code != 200
+    assert ada_client.get(LOG).status_code == 403
+    assert client.get(LOG).status_code == 302
+    assert read() == []
+
+
+def test_index_and_settings_are_no_reading(ada_client):
+    assert ada_client.get("/admin/").status_code == 200
+    assert ada_client.get("/admin/prompts/languagemodel/").status_code == 200
+    assert read() == []
