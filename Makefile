@@ -14,7 +14,7 @@ export UV_SYSTEM_CERTS ?= true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up manage test check bench screenshots lock
+.PHONY: help up manage test check bench screenshots witness lock
 
 help: ## List these targets
 	@echo "Parley. Start it with \`make up\`."
@@ -41,6 +41,15 @@ bench: .venv/dev.stamp ## Measure speed against a provider simulator
 
 screenshots: .venv/dev.stamp ## Take the pictures of the documentation
 	@exec $(IN) docs/take_screenshots.py
+
+DIST ?= dist
+witness: ## Pack the witness of the audit log into one file (dist/witness.pyz)
+	@rm -rf "$(DIST)/witness"
+	@mkdir -p "$(DIST)/witness/audit"
+	@cp audit/__init__.py audit/verify.py audit/witness.py "$(DIST)/witness/audit"
+	@$(or $(PYTHON),python3) -m zipapp "$(DIST)/witness" -m audit.witness:main -o "$(DIST)/witness.pyz"
+	@rm -rf "$(DIST)/witness"
+	@echo "$(DIST)/witness.pyz: run it on another host, where Python has the package cryptography."
 
 lock: .venv/dev.stamp ## Renew requirements*.lock from pyproject.toml
 	@$(IN) -m uv pip compile -q --generate-hashes --universal --no-header --python-version 3.11 \

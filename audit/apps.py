@@ -1,4 +1,4 @@
-"""Starts the app: it listens, and it checks that entries can't be changed."""
+"""Starts the app: it listens, and it checks that the log can't be changed."""
 
 from django.apps import AppConfig
 from django.core import checks

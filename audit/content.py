@@ -22,6 +22,9 @@ MAX_DEPTH = 16
 MADE_SAFE = "_made_safe"
 TRUNCATED = "_truncated"
 
+# What JSON's readers agree on; RFC 8785 takes no integer beyond.
+MAX_INTEGER = 2**53 - 1
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -39,11 +42,12 @@ def canonical(value: Any) -> bytes:
 
 
 def storable(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return the payload as JSON that PostgreSQL stores, at most MAX_PAYLOAD_BYTES long.
+    """Return the payload as JSON that PostgreSQL stores and RFC 8785 takes, bounded in size.
 
-    Altered characters and numbers are marked with `_made_safe`. Of a payload that is too large its
-    beginning, its length in bytes and its SHA-256 stay, under `_truncated`. Raises TypeError for a
-    value that has no place in a log, such as a model instance.
+    It is at most MAX_PAYLOAD_BYTES long. Altered characters and numbers are marked with
+    `_made_safe`. Of a payload that is too large its beginning, its length in bytes and its SHA-256
+    stay, under `_truncated`. Raises TypeError for a value that has no place in a log, such as a
+    model instance.
     """
     safe, altered = _safe(payload, depth=0)
     if altered:
@@ -62,13 +66,14 @@ def storable(payload: dict[str, Any]) -> dict[str, Any]:
 
 def _safe(value: Any, depth: int) -> tuple[Any, bool]:
     """Return a value for JSON, and whether something had to be replaced."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
         return value, False
+    if isinstance(value, int | float):
+        kept = math.isfinite(value) if isinstance(value, float) else abs(value) <= MAX_INTEGER
+        return (value, False) if kept else (str(value), True)
     if isinstance(value, str):
         safe = _UNSTORABLE.sub(_REPLACEMENT, value)
         return safe, safe != value
-    if isinstance(value, float):
-        return (value, False) if math.isfinite(value) else (str(value), True)
     if isinstance(value, uuid.UUID | decimal.Decimal):
         return str(value), False
     if isinstance(value, datetime.date):

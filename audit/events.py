@@ -156,6 +156,13 @@ EVENTS: dict[str, Event] = {
         " of one. Of a personal or long value it tells that it changed, not what it was.",
         ("action", "changes"),
     ),
+    "log.key_rotated": Event(
+        _G.AUDIT_LOG, "The log began to sign with another key.", ("former", "first_size")
+    ),
+    "log.fork_declared": Event(
+        _G.AUDIT_LOG,
+        "An operator declared that the log goes on from another state than it had signed.",
+    ),
 }
 
 

@@ -1,8 +1,9 @@
-"""The log: entries that only ever get more, and the personal values beside them.
+"""The log: entries that only ever get more, the personal values beside them, and their tree.
 
-`audit.trail` writes these rows, and nothing else does. The database refuses UPDATE, DELETE and
-TRUNCATE of entries (see the first migration). Personal values live in a table of their own where
-they can be erased; the entry keeps a salted digest of them, so that it stays provable without them.
+`audit.trail` writes the entries and `audit.sealing` the tree, and nothing else does. The database
+refuses UPDATE, DELETE and TRUNCATE of all but the personal values (see the migrations). Those live
+in a table of their own where they can be erased; the entry keeps a salted digest of them, so that
+it stays provable without them.
 """
 
 from typing import ClassVar
@@ -117,6 +118,141 @@ class PersonalDetails(models.Model):
 
     def __str__(self) -> str:
         return f"personal details of entry {self.pk}"
+
+
+class Leaf(models.Model):
+    """The place of an entry in the tree. Places are given once, from 0 on, without gaps."""
+
+    index = models.BigIntegerField(primary_key=True)
+    # Not a foreign key: a leaf outlives an entry that retention has removed.
+    entry_id = models.BigIntegerField(unique=True)
+    # SHA-256 over a zero byte and the entry's canonical JSON (audit.leaves).
+    hash = models.BinaryField(max_length=32)
+    # The database's clock stood earlier here than at the leaf before.
+    clock_went_back = models.BooleanField(db_default=False)
+
+    class Meta:
+        ordering = ("index",)
+        constraints = (
+            models.CheckConstraint(
+                condition=Exact(Length("hash"), 32), name="leaf_hash_is_32_bytes"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"leaf {self.index}"
+
+
+class Node(models.Model):
+    """The hash of a complete subtree: of the 2^level leaves from index * 2^level on."""
+
+    pk = models.CompositePrimaryKey("level", "index")
+    level = models.IntegerField()
+    index = models.BigIntegerField()
+    hash = models.BinaryField(max_length=32)
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(
+                condition=Exact(Length("hash"), 32), name="node_hash_is_32_bytes"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"node {self.index} of level {self.level}"
+
+
+class Checkpoint(models.Model):
+    """What was signed: so many leaves have this root."""
+
+    number = models.BigIntegerField(primary_key=True)
+    origin = models.CharField(max_length=255)
+    size = models.BigIntegerField()
+    root = models.BinaryField(max_length=32)
+    # The signed note as it is published (C2SP tlog-checkpoint).
+    note = models.TextField()
+    # Four bytes in hexadecimal, of the key in use; at a rotation the note bears two signatures.
+    key_id = models.CharField(max_length=8)
+    # Behind this entry, in the order of (transaction_id, id), sealing goes on.
+    cursor_transaction = models.BigIntegerField()
+    cursor_entry = models.BigIntegerField()
+    signed_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("number",)
+        indexes = (models.Index(fields=["size"], name="checkpoint_by_size"),)
+
+    def __str__(self) -> str:
+        return f"checkpoint {self.number}"
+
+
+class SigningKey(models.Model):
+    """A public key that signed checkpoints from a size on, until the next one did."""
+
+    key_id = models.CharField(max_length=8)
+    # The name in the signature line: the log's origin.
+    name = models.CharField(max_length=255)
+    # The key as verifiers take it (C2SP signed-note: name+id+base64).
+    vkey = models.CharField(max_length=400)
+    first_size = models.BigIntegerField()
+    introduced_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("id",)
+
+    def __str__(self) -> str:
+        return self.vkey
+
+
+class Fork(models.Model):
+    """An operator's signed word that the log goes on from another state than the one it signed."""
+
+    # The first generation is the log before any fork.
+    generation = models.IntegerField(primary_key=True)
+    origin = models.CharField(max_length=255)
+    # The last head that is known outside the database; size 0 when none is.
+    old_origin = models.CharField(max_length=255)
+    old_size = models.BigIntegerField()
+    old_root = models.BinaryField(max_length=32)
+    # The leaves that the database has, on which the new generation builds.
+    resumed_size = models.BigIntegerField()
+    resumed_root = models.BinaryField(max_length=32)
+    # The leaves after all entries without one got theirs, and from where sealing then goes on.
+    size = models.BigIntegerField()
+    cursor_transaction = models.BigIntegerField()
+    reason = models.CharField(max_length=500)
+    # All of this as a signed note.
+    statement = models.TextField()
+    declared_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("generation",)
+
+    def __str__(self) -> str:
+        return self.origin
+
+
+class Publication(models.Model):
+    """A checkpoint that has arrived where this database's owner can't change it."""
+
+    # Not held by the database: what was published stays when a checkpoint's row is cut off.
+    checkpoint = models.ForeignKey(
+        Checkpoint, on_delete=models.DO_NOTHING, db_constraint=False, related_name="publications"
+    )
+    destination = models.CharField(max_length=255)
+    published_at = models.DateTimeField(db_default=Now())
+    # What the destination said: a witness's cosignature, the version of an object.
+    answer = models.TextField(blank=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=["destination", "checkpoint"], name="publication_is_made_once"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"checkpoint {self.checkpoint_id} at {self.destination}"
 
 
 class ModelChange(AbstractLogEntry):  # type: ignore[misc] # django-auditlog has no types

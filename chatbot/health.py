@@ -21,12 +21,16 @@ from django_prometheus.exports import ExportToDjangoView
 from redis.exceptions import RedisError
 
 from accounts.access import allowed
+from audit import sealing
+from audit.tasks import last_refusal
 from chatbot.database import DATABASE_FAULTS, db
 from conversations.reply.log import REDIS_FAULTS, connect
 from prompts.provider import configured_provider
 
 LIMIT_SECONDS = 2.0
 WORKER_SILENT_AFTER_SECONDS = 45
+# Sealing runs every five seconds; a transaction that lasts may hold it up for a while.
+UNSEALED_AFTER_SECONDS = 120
 PROVIDER_ASKED_EVERY_SECONDS = 15.0
 
 
@@ -68,6 +72,16 @@ async def _worker() -> str:
     return f"seen {age:.0f} s ago"
 
 
+async def _audit_log() -> str:
+    """Whether entries get sealed: what the last run said, and how long the oldest waits."""
+    refused, waiting = await db(lambda: (last_refusal(), sealing.state()))()
+    if refused:
+        raise PartDown(f"sealing refuses ({refused.code}): {refused.sentence}")
+    if waiting.oldest_seconds > UNSEALED_AFTER_SECONDS:
+        raise PartDown(f"entries have waited {waiting.oldest_seconds:.0f} s to be sealed")
+    return f"{waiting.unsealed} entries wait to be sealed"
+
+
 class PartDown(Exception):
     """A part does not do its work; the message says why."""
 
@@ -87,11 +101,13 @@ async def _provider() -> str:
     return "demo replies: no AI is connected" if settings.PROVIDER_IS_DEMO else "answers"
 
 
-# Without the provider or the worker people can still read; they are reported, not decisive.
+# Without the provider or the worker people can still read, and an entry that is not sealed yet is
+# still written: they are reported, not decisive.
 PARTS: dict[str, tuple[Callable[[], Awaitable[str]], bool]] = {
     "database": (_database, True),
     "redis": (_redis, True),
     "worker": (_worker, False),
+    "audit log": (_audit_log, False),
     "provider": (_provider, False),
 }
 

@@ -123,6 +123,12 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BEAT_SCHEDULE = {
     "worker_beat": {"task": "chatbot.worker_beat", "schedule": 10.0},
+    # What waited longer than until the next one is dropped, so that they never pile up.
+    "seal_the_log": {
+        "task": "audit.tasks.seal",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
     "forget_dead_runners": {
         "task": "conversations.tasks.forget_dead_runners",
         "schedule": crontab(minute=23),
@@ -201,6 +207,10 @@ AUDITLOG_DISABLE_REMOTE_ADDR = True
 AUDITLOG_STORE_JSON_CHANGES = True
 # How many bits of a client's address entries keep, of IPv4 and of IPv6.
 AUDIT_IP_PREFIX = env.str("AUDIT_IP_PREFIX", default="24/56")
+
+# The log's tree (docs/audit.md). The name is fixed with the first checkpoint.
+AUDIT_ORIGIN = env.str("AUDIT_ORIGIN", default=f"{next(iter(ALLOWED_HOSTS), 'localhost')}/log")
+AUDIT_FOLDER = Path(env.str("AUDIT_FOLDER", default=str(BASE_DIR / "data" / "audit")))
 
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="Parley <parley@localhost>")
 if env.str("EMAIL_DIR", default=""):

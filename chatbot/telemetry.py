@@ -47,6 +47,21 @@ active_replies = Gauge(
     "parley_active_replies", "Replies being written now", multiprocess_mode="livesum"
 )
 open_sockets = Gauge("parley_open_sockets", "Open websockets", multiprocess_mode="livesum")
+# The worker measures these, each time it has sealed.
+audit_unsealed = Gauge(
+    "parley_audit_unsealed_entries",
+    "Audit entries that wait to be sealed, counted up to 10,000",
+    multiprocess_mode="livemostrecent",
+)
+audit_oldest_unsealed = Gauge(
+    "parley_audit_oldest_unsealed_seconds",
+    "For how long the oldest of them has waited",
+    multiprocess_mode="livemostrecent",
+)
+audit_sealed = Counter("parley_audit_sealed_total", "Audit entries that were sealed")
+audit_refused = Counter(
+    "parley_audit_sealing_refused_total", "Runs that refused to seal, by why", ["code"]
+)
 
 
 def forget_ended_processes() -> None:

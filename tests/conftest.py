@@ -1,4 +1,4 @@
-"""The people of the tests, a running server, and a flush that knows the append-only table."""
+"""The people of the tests, a running server, and a flush that knows the append-only tables."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from psycopg.errors import DeadlockDetected
 from accounts.models import User
 from accounts.roles import seed_roles
 from audit import floods, trail
-from audit.append_only import TABLE, TABLE_TRIGGER
+from audit.append_only import TRIGGERS
 from benchmarks.provider_simulator import running_simulator
 from conversations.models import Conversation, Message, PolicyRule, Runner
 from conversations.turn import Progress, Turn, TurnEnded, close_reply, start_turn
@@ -272,18 +272,17 @@ def _execute_alone(statements: str) -> None:
 def _flush(self: TransactionTestCase) -> None:
     """Empty all tables between tests that commit.
 
-    Django's flush is one TRUNCATE, which the append-only table refuses; only its owner can switch
-    the trigger off for that moment, and the application's role is not the owner.
+    Django's flush is one TRUNCATE, which the append-only tables refuse; only their owner can switch
+    the triggers off for that moment, and the application's role is not the owner.
     """
     from prompts.offering import seed_default_model
     from prompts.publishing import seed_general_assistant
 
     tables = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
     names = ", ".join(f'"{name}"' for name in sorted(tables - KEPT_TABLES))
-    _execute_alone(
-        f"ALTER TABLE {TABLE} DISABLE TRIGGER {TABLE_TRIGGER}; TRUNCATE {names} CASCADE;"
-        f"ALTER TABLE {TABLE} ENABLE ALWAYS TRIGGER {TABLE_TRIGGER};"
-    )
+    off = [f"ALTER TABLE {table} DISABLE TRIGGER {t}" for table, (_, t) in TRIGGERS.items()]
+    on = [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {t}" for table, (_, t) in TRIGGERS.items()]
+    _execute_alone(";".join([*off, f"TRUNCATE {names} CASCADE", *on]))
     seed_roles()
     seed_general_assistant()
     seed_default_model()

@@ -29,6 +29,7 @@ _MADE_SECRETS: dict[str, Callable[[], str]] = {
     "SECRET_KEY": lambda: secrets.token_urlsafe(50),
     "CONTENT_KEYS": lambda: base64.b64encode(secrets.token_bytes(32)).decode(),
     "METRICS_TOKEN": lambda: secrets.token_urlsafe(32),
+    "AUDIT_SIGNING_KEY": lambda: base64.b64encode(secrets.token_bytes(32)).decode(),
 }
 
 # What `make manage` must have the same as the `make up` that runs.
@@ -36,6 +37,7 @@ _SHARED = (
     *("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", *_MADE_SECRETS),
     *("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "PROVIDER_IS_DEMO"),
     *("REDIS_PREFIX", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "HTTPS", "STATIC_ROOT"),
+    *("AUDIT_ORIGIN", "AUDIT_FOLDER", "AUDIT_SIGNING_KEY_PREVIOUS"),
     *("EMAIL_URL", "EMAIL_DIR", "DEFAULT_FROM_EMAIL"),
 )
 
@@ -60,6 +62,7 @@ def application_environment(
         "HTTPS": "false",
         "ALLOWED_HOSTS": ",".join(allowed_hosts(host)),
         "STATIC_ROOT": str(data / "static"),
+        "AUDIT_FOLDER": str(data / "audit"),
     }
     if not given(env, "EMAIL_URL"):
         defaults["EMAIL_DIR"] = str(data / "mail")

@@ -6,12 +6,13 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from accounts.access import System
-from audit.append_only import ROW_TRIGGER, TABLE_TRIGGER, check_triggers, triggers_missing
+from audit.append_only import TRIGGERS, check_triggers, triggers_missing
 from audit.models import Entry, PersonalDetails
 from audit.trail import record
 
 pytestmark = pytest.mark.django_db
 BY = System("tests")
+ROW_TRIGGER, TABLE_TRIGGER = TRIGGERS["audit_entry"]
 
 
 @pytest.fixture
@@ -64,13 +65,45 @@ def become_a_replica() -> None:
     execute("SET LOCAL session_replication_role = replica")
 
 
+TREE_ROWS = {
+    "audit_leaf": "(index, entry_id, hash) VALUES (0, 1, sha256('x'))",
+    "audit_node": "(level, index, hash) VALUES (8, 0, sha256('x'))",
+    "audit_checkpoint": "(number, origin, size, root, note, key_id, cursor_transaction,"
+    " cursor_entry) VALUES (1, 'here/log', 1, sha256('x'), 'note', '00000000', 1, 1)",
+    "audit_signingkey": "(key_id, name, vkey, first_size) VALUES ('00000000', 'here/log', 'x', 0)",
+    "audit_fork": "(generation, origin, old_origin, old_size, old_root, resumed_size,"
+    " resumed_root, size, cursor_transaction, reason, statement)"
+    " VALUES (2, 'here/log/2', 'here/log', 0, '', 0, '', 0, 1, 'x', 'note')",
+    "audit_publication": "(checkpoint_id, destination, answer) VALUES (1, 'file', '')",
+}
+
+
+@pytest.mark.parametrize("replicating", [False, True])
+@pytest.mark.parametrize("how", ["UPDATE {0} SET ctid = ctid", "DELETE FROM {0}", "TRUNCATE {0}"])
+@pytest.mark.parametrize("table", TREE_ROWS)
+def test_the_tree_is_never_changed_or_removed(table, how, replicating):
+    execute(f"INSERT INTO {table} {TREE_ROWS[table]}")
+    column = TREE_ROWS[table][1:].partition(",")[0]
+    if replicating:
+        become_a_replica()
+    with (
+        pytest.raises(DatabaseError, match=f"never changed or removed .*{table}"),
+        transaction.atomic(),
+    ):
+        execute(how.format(table).replace("ctid", column))
+
+
+def test_every_table_of_the_log_is_kept():
+    assert set(TREE_ROWS) | {"audit_entry"} == set(TRIGGERS)
+
+
 def test_triggers_fire_for_replicas_too():
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT tgenabled FROM pg_trigger WHERE tgname IN (%s, %s)",
-            [ROW_TRIGGER, TABLE_TRIGGER],
+            "SELECT DISTINCT tgenabled FROM pg_trigger WHERE tgname = ANY(%s)",
+            [[name for pair in TRIGGERS.values() for name in pair]],
         )
-        assert cursor.fetchall() == [("A",), ("A",)]
+        assert cursor.fetchall() == [("A",)]
 
 
 def test_personal_details_may_be_erased_and_the_entry_stays(entry):
@@ -80,7 +113,7 @@ def test_personal_details_may_be_erased_and_the_entry_stays(entry):
 
 
 def test_check_is_content_with_what_the_migration_made():
-    assert triggers_missing() == []
+    assert not any(triggers_missing(table) for table in TRIGGERS)
     assert check_triggers(databases=["default"]) == []
 
 
@@ -110,7 +143,8 @@ def test_migration_leaves_other_roles_no_right_to_change():
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM information_schema.role_table_grants"
-            " WHERE table_name = 'audit_entry' AND grantee <> current_user"
-            " AND privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')"
+            " WHERE table_name = ANY(%s) AND grantee <> current_user"
+            " AND privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')",
+            [list(TRIGGERS)],
         )
         assert cursor.fetchone() == (0,)

@@ -31,7 +31,7 @@ async def test_all_parts_are_told_without_details(worker_seen, simulator, settin
     answer = response.json()
     assert response.status_code == 200, answer
     assert answer["parts"] == {
-        name: {"ok": True} for name in ("database", "redis", "worker", "provider")
+        name: {"ok": True} for name in ("database", "redis", "worker", "audit log", "provider")
     }
     assert answer["status"] == "ok"
 

@@ -1,5 +1,6 @@
 """`make up` and `make manage`: what people may wish for, what they are told, and all of it."""
 
+import base64
 import json
 import os
 import re
@@ -66,6 +67,14 @@ class TestEnvironment:
         assert "SECRET_KEY" not in first
         assert environment.application_environment(folder, {}, GIVEN, "127.0.0.1") == first
         assert key.read_text() == text
+
+    def test_log_is_signed_with_a_key_and_a_folder_in_the_data(self, tmp_path):
+        env = environment.application_environment(
+            DataFolder(tmp_path / "data"), {}, GIVEN, "127.0.0.1"
+        )
+        seed = base64.b64decode(Path(env["AUDIT_SIGNING_KEY_FILE"]).read_text())
+        assert len(seed) == 32
+        assert env["AUDIT_FOLDER"] == str(tmp_path / "data" / "audit")
 
     def test_given_secret_is_used_as_it_is(self, tmp_path):
         folder = DataFolder(tmp_path / "data")
