@@ -73,7 +73,7 @@ EVENTS: dict[str, Event] = {
     "role.revoked": Event(_G.ACCOUNTS, "A role was taken from an account.", ("role",)),
     "audit.viewed": Event(
         _G.READING,
-        "Somebody read this log: the list, perhaps filtered or searched, or one entry.",
+        "Somebody read this log: the list, perhaps filtered or searched, a timeline, or one entry.",
         ("page", "filter", "searched"),
     ),
     "account.viewed": Event(
@@ -155,6 +155,15 @@ EVENTS: dict[str, Event] = {
         "A record was added, changed or removed: name or email of an account, a prompt or a draft"
         " of one. Of a personal or long value it tells that it changed, not what it was.",
         ("action", "changes"),
+    ),
+    "audit.proof_downloaded": Event(
+        _G.AUDIT_LOG, "Somebody downloaded the proof of an entry.", ("checkpoint",)
+    ),
+    "log.inspection_requested": Event(_G.AUDIT_LOG, "Somebody had the log verified.", ("whole",)),
+    "log.inspected": Event(
+        _G.AUDIT_LOG,
+        "The log was verified; it failed where something does not hold.",
+        ("since_checkpoint", "last_checkpoint", "leaves", "findings"),
     ),
     "log.key_rotated": Event(
         _G.AUDIT_LOG, "The log began to sign with another key.", ("former", "first_size")

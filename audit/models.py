@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from auditlog.models import AbstractLogEntry
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models.functions import Cast, Length, Now
 from django.db.models.lookups import Exact
@@ -38,6 +40,19 @@ def _current_transaction() -> Cast:
     # The 64-bit id, which never wraps. bigint has no cast from xid8 other than by text.
     current = models.Func(function="pg_current_xact_id", output_field=models.TextField())
     return Cast(Cast(current, models.TextField()), models.BigIntegerField())
+
+
+class RolesOfActor(models.Func):
+    """The roles of an entry's actor as a list, which an index looks into."""
+
+    function = "string_to_array"
+
+    def __init__(self) -> None:
+        super().__init__(
+            models.F("actor_roles"),
+            models.Value(","),
+            output_field=ArrayField(models.TextField()),
+        )
 
 
 class Entry(models.Model):
@@ -90,9 +105,28 @@ class Entry(models.Model):
             models.Index(fields=["occurred_at", "id"], name="entry_by_time"),
             models.Index(fields=["event", "id"], name="entry_by_event"),
             models.Index(fields=["actor_id", "id"], name="entry_by_actor"),
-            models.Index(fields=["target_kind", "target_id", "id"], name="entry_by_target"),
+            models.Index(fields=["target_id", "id"], name="entry_by_target_id"),
+            models.Index(fields=["target_kind", "id"], name="entry_by_target_kind"),
             models.Index(fields=["request_id", "id"], name="entry_by_request"),
             models.Index(fields=["transaction_id", "id"], name="entry_by_transaction"),
+            # What is the same in nearly all entries is found without an index, and the rest by it.
+            models.Index(
+                fields=["turn_id", "id"], name="entry_by_turn", condition=~models.Q(turn_id="")
+            ),
+            models.Index(
+                fields=["token_id", "id"], name="entry_by_token", condition=~models.Q(token_id="")
+            ),
+            models.Index(
+                fields=["outcome", "id"],
+                name="entry_by_outcome",
+                condition=~models.Q(outcome="succeeded"),
+            ),
+            models.Index(
+                fields=["actor_kind", "id"],
+                name="entry_by_actor_kind",
+                condition=~models.Q(actor_kind="user"),
+            ),
+            GinIndex(RolesOfActor(), name="entry_by_role"),
         )
 
     def __str__(self) -> str:
@@ -115,6 +149,13 @@ class PersonalDetails(models.Model):
     class Meta:
         verbose_name = "personal details"
         verbose_name_plural = "personal details"
+        indexes = (
+            models.Index(
+                fields=["target_label", "entry"],
+                name="personal_by_target_label",
+                condition=~models.Q(target_label=""),
+            ),
+        )
 
     def __str__(self) -> str:
         return f"personal details of entry {self.pk}"
@@ -253,6 +294,62 @@ class Publication(models.Model):
 
     def __str__(self) -> str:
         return f"checkpoint {self.checkpoint_id} at {self.destination}"
+
+
+class InspectionRun(models.Model):
+    """That somebody had the log verified: how far it is, and what was found.
+
+    A working paper, for the administration; what came of it is an entry, `log.inspected`.
+    """
+
+    class State(models.TextChoices):
+        WAITING = "waiting", "waiting"
+        RUNNING = "running", "running"
+        FINISHED = "finished", "finished"
+        FAILED = "failed", "could not be finished"
+
+    state = models.CharField(max_length=16, choices=State, default=State.WAITING)
+    asked_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
+    )
+    asked_at = models.DateTimeField(db_default=Now())
+    # The worker's last sign of life.
+    alive_at = models.DateTimeField(db_default=Now())
+    finished_at = models.DateTimeField(null=True)
+    is_whole = models.BooleanField(default=False)
+    # The worker says from where it begins; a run over all leaves has none.
+    since_checkpoint = models.BigIntegerField(null=True)
+    last_checkpoint = models.BigIntegerField(null=True)
+    leaves_done = models.BigIntegerField(default=0)
+    leaves_to_do = models.BigIntegerField(default=0)
+    # Of each its kind, a sentence, and the index and entry where there is one.
+    findings = models.JSONField(default=list)
+    # How many more there are, which are not kept.
+    more_findings = models.BigIntegerField(default=0)
+    why_failed = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        verbose_name = "check of the log"
+        verbose_name_plural = "checks of the log"
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"check {self.pk}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in {self.State.WAITING, self.State.RUNNING}
+
+    @property
+    def holds(self) -> bool:
+        """Whether it came to its end and found nothing."""
+        return self.state == self.State.FINISHED and not self.findings
+
+    @property
+    def total_findings(self) -> int:
+        """How much does not hold, with what was only counted."""
+        return len(self.findings) + self.more_findings
 
 
 class ModelChange(AbstractLogEntry):  # type: ignore[misc] # django-auditlog has no types

@@ -1,6 +1,7 @@
 """That somebody read in the administration: which page, by which filter, by a search or not.
 
-Every page of the admin site passes here (`chatbot.apps.ParleyAdminSite`). An entry names filters
+Every page of the admin site passes here (`chatbot.apps.ParleyAdminSite`), but for those of the log
+itself, which record it themselves (`audit.admin`). An entry names filters
 and what was chosen in them; what was typed into a search goes to the erasable details beside it.
 """
 
@@ -15,7 +16,6 @@ from audit.trail import Target, record
 
 # What reading a model's pages is called. Records that are settings of the house are not here.
 READ_AS = {
-    "audit.entry": "audit.viewed",
     "accounts.user": "account.viewed",
     "accounts.apitoken": "account.viewed",
     "conversations.conversation": "conversation.viewed",

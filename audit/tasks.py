@@ -5,9 +5,10 @@ from dataclasses import asdict
 from celery import shared_task
 from django.core.cache import cache
 
-from audit import sealing
+from audit import inspection_runs, sealing
 from audit.sealing import Refused
 from chatbot import telemetry
+from chatbot.celery import LongTask
 
 _REFUSAL = "audit_sealing_refused"
 _KEPT_SECONDS = 600
@@ -39,3 +40,9 @@ def last_refusal() -> Refused | None:
     """Return why the last run refused to seal, None when it did not or nothing is known."""
     known = cache.get(_REFUSAL)
     return Refused(**known) if known else None
+
+
+@shared_task(base=LongTask, ignore_result=True)
+def inspect(run_id: int) -> None:
+    """Verify the log, as somebody asked in the administration."""
+    inspection_runs.run(run_id)

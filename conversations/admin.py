@@ -11,8 +11,7 @@ from django.contrib import admin
 from django.db.models import F
 from django.http import HttpRequest
 
-from accounts.admin import DiscreetAdmin, HistoryInline
-from audit.admin import NewestPages
+from accounts.admin import DiscreetAdmin, HistoryInline, NewestPages
 from conversations.models import (
     BudgetPlan,
     BudgetWindow,

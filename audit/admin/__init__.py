@@ -1,0 +1,7 @@
+"""The log in the admin: entries, their timelines and proofs, checkpoints, checks of the log."""
+
+from audit.admin.checkpoints import CheckpointAdmin
+from audit.admin.entries import EntryAdmin
+from audit.admin.inspections import InspectionRunAdmin
+
+__all__ = ["CheckpointAdmin", "EntryAdmin", "InspectionRunAdmin"]

@@ -1,0 +1,171 @@
+"""`python -m benchmarks.audit`: how fast the log is read with a million entries in it.
+
+python -m benchmarks.audit                a million entries, about two minutes
+python -m benchmarks.audit --quick        fifty thousand
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.accounting import median, percentile
+from benchmarks.report import Table, number
+from chatbot.local.environment import ROOT, application_environment
+from chatbot.local.folder import DataFolder
+from chatbot.local.servers import servers
+
+ENTRIES, FEW_ENTRIES = 1_000_000, 50_000
+TIMES = 30
+LIST = "/admin/audit/entry/"
+PAGE_ROWS, PAGES_DEEP = 50, 100
+OFFICER = "officer@parley.example"
+
+# A log of 400 days: people who ask, some far more than others, jobs, failures and refusals.
+_ENTRIES = """
+INSERT INTO audit_entry (event, occurred_at, recorded_at, actor_kind, actor_id, actor_roles,
+    impersonator_id, target_kind, target_id, outcome, reason, request_id, trace_id, turn_id,
+    payload, personal_digest)
+SELECT event, at, at, CASE event WHEN 'policy.hit' THEN 'system' ELSE 'user' END,
+    CASE event WHEN 'policy.hit' THEN 'screening' ELSE md5('person' || person)::uuid::text END,
+    CASE WHEN event = 'policy.hit' THEN '' WHEN person > 490 THEN 'compliance_officer,member'
+        ELSE 'member' END,
+    '', 'conversations.conversation', md5('conversation' || talk)::uuid::text,
+    CASE event WHEN 'auth.login_failed' THEN 'failed' WHEN 'access.denied' THEN 'denied'
+        ELSE 'succeeded' END,
+    '', md5('request' || i / 2), md5('trace' || i / 2),
+    CASE WHEN event LIKE 'turn.%%' THEN md5('turn' || i / 2)::uuid::text ELSE '' END,
+    '{"model": "gpt-4o-mini", "tokens_in": 812, "tokens_out": 301}', sha256(int8send(i))
+FROM (
+    SELECT i, now() - interval '400 days' * (%(count)s - i) / %(count)s AS at,
+        floor(500 * who * who)::int AS person, floor(50000 * what)::int AS talk,
+        CASE WHEN kind < 0.35 THEN 'turn.started' WHEN kind < 0.70 THEN 'turn.ended'
+            WHEN kind < 0.80 THEN 'auth.login_succeeded' WHEN kind < 0.93
+            THEN 'conversation.created' WHEN kind < 0.96 THEN 'feedback.given'
+            WHEN kind < 0.98 THEN 'auth.login_failed' WHEN kind < 0.99 THEN 'access.denied'
+            WHEN kind < 0.9999 THEN 'policy.hit' ELSE 'role.granted' END AS event
+    FROM (SELECT i, random() AS kind, random() AS who, random() AS what
+        FROM generate_series(1, %(count)s) AS i) AS drawn
+) AS told
+"""
+_PERSONAL = """
+INSERT INTO audit_personaldetails (entry_id, salt, actor_label, target_label, network, user_agent)
+SELECT id, decode(md5(id::text), 'hex'), left(actor_id, 8) || '@parley.example', '',
+    '203.0.113.0/24', 'Firefox on Linux'
+FROM audit_entry ON CONFLICT DO NOTHING
+"""
+
+
+def measure(quick: bool) -> list[Table]:
+    """Return the tables; a process can do it once, because it reads Django's settings."""
+    with log_of(FEW_ENTRIES if quick else ENTRIES) as count:
+        return [reading(count)]
+
+
+@contextmanager
+def log_of(count: int) -> Iterator[int]:
+    """Set up Django on servers of its own, whose log has so many entries."""
+    with tempfile.TemporaryDirectory(prefix="parley-bench-") as folder:
+        data = Path(folder) / "data"
+        given = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        with servers(data, given, purpose="the benchmark") as running:
+            env = application_environment(DataFolder(data), given, running, "127.0.0.1")
+            owned = {**env, "DATABASE_URL": running.database_owner_url}
+            for command in ("migrate", "collectstatic"):
+                manage = [sys.executable, "manage.py", command, "--no-input", "-v", "0"]
+                subprocess.run(manage, cwd=ROOT, env=owned, check=True)
+            _fill(running.database_owner_url, count)
+            os.environ.update(env)
+            import django  # noqa: PLC0415 - it reads the settings, which the servers make
+
+            django.setup()
+            yield count
+
+
+def _fill(address: str, count: int) -> None:
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("SELECT setseed(0.5)")
+        connection.execute(_ENTRIES, {"count": count})
+        connection.execute(_PERSONAL)
+        connection.execute("VACUUM ANALYZE")
+
+
+def reading(count: int) -> Table:
+    """Measure pages of the admin, whole responses as a reader gets them."""
+    from audit.models import Entry  # noqa: PLC0415 - after Django's setup
+
+    get = _as_officer()
+    newest = Entry.objects.latest("id")
+    deep = newest.pk - PAGE_ROWS * PAGES_DEEP
+    actor = Entry.objects.filter(actor_kind="user").latest("id").actor_id
+    pages = {
+        "first page": LIST,
+        f"{PAGES_DEEP} pages deep": f"{LIST}?below={deep}",
+        "one event": f"{LIST}?event=role.granted",
+        "a group of events": f"{LIST}?group=Sign-in",
+        "refused, past 7 days": f"{LIST}?outcome=denied&period=week",
+        "one person, one event": f"{LIST}?actor={actor}&event=access.denied",
+        "by role": f"{LIST}?role=compliance_officer",
+        "search by an id": f"{LIST}?q={actor}",
+        "a person's timeline": f"{LIST}timeline/account/{actor}/",
+        "one entry": f"{LIST}{newest.pk}/change/",
+    }
+    table = Table(
+        f"Reading a log of {count:,} entries, in Django admin",
+        ("page", "p50 ms", "p95 ms"),
+        note="Whole responses, rendered, of one process that has nothing else to do; each records"
+        " that it was read.",
+    )
+    for name, address in pages.items():
+        taken = _times(lambda address=address: get(address))
+        table.rows.append([name, number(median(taken)), number(percentile(taken, 0.95))])
+    return table
+
+
+def _as_officer() -> Callable[[str], Any]:
+    from django.test import Client  # noqa: PLC0415
+
+    from accounts.access import System  # noqa: PLC0415
+    from accounts.administration import create_account  # noqa: PLC0415
+
+    by = System("benchmark")
+    officer = create_account(OFFICER, roles=["compliance_officer"], by=by)
+    client = Client(headers={"host": "localhost"})
+    client.force_login(officer)
+
+    def get(address: str) -> None:
+        response = client.get(address)
+        assert response.status_code == 200, f"{address}: {response.status_code}"
+
+    return get
+
+
+def _times(act: Callable[[], None]) -> list[float]:
+    """Return how long it takes, in milliseconds, once the caches are warm."""
+    act()
+    taken = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        act()
+        taken.append((time.perf_counter() - began) * 1000)
+    return taken
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.audit", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="fewer entries")
+    print("".join(table.as_text() for table in measure(parser.parse_args().quick)))
+
+
+if __name__ == "__main__":
+    main()
