@@ -13,11 +13,16 @@ class AuditConfig(AppConfig):
     verbose_name = "Audit"
 
     def ready(self) -> None:
-        """Connect the receivers and register the check. Raises ImproperlyConfigured."""
-        from audit import changes, receivers
+        """Connect the receivers, register the check, and read the settings of the log.
+
+        Raises ImproperlyConfigured when one is not understood.
+        """
+        from audit import changes, publishing, receivers, streams
         from audit.trail import ip_prefixes
 
         ip_prefixes()
+        streams.configured_streams()
+        publishing.configured_publishers()
         receivers.connect()
         changes.connect()
         checks.register(check_triggers, checks.Tags.database)

@@ -352,6 +352,34 @@ class InspectionRun(models.Model):
         return len(self.findings) + self.more_findings
 
 
+class Destination(models.Model):
+    """A place outside that gets entries or checkpoints, and how far it is. Rows change."""
+
+    class Purpose(models.TextChoices):
+        STREAM = "stream", "stream"
+        PUBLICATION = "publication", "publication"
+
+    purpose = models.CharField(max_length=16, choices=Purpose)
+    # Its address without what may be secret.
+    name = models.CharField(max_length=255)
+    # The leaves [0, position) of the log of that origin are there, or what commits to them.
+    position = models.BigIntegerField(db_default=0, default=0)
+    origin = models.CharField(max_length=255, blank=True)
+    arrived_at = models.DateTimeField(null=True, blank=True)
+    # How often in a row it failed, how, and when it is tried again.
+    failures = models.IntegerField(db_default=0, default=0)
+    fault = models.CharField(max_length=500, blank=True)
+    retry_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["purpose", "name"], name="destination_is_one"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.purpose} to {self.name}"
+
+
 class ModelChange(AbstractLogEntry):  # type: ignore[misc] # django-auditlog has no types
     """Difference that django-auditlog captured when somebody edited a registered model.
 

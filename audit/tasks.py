@@ -5,7 +5,7 @@ from dataclasses import asdict
 from celery import shared_task
 from django.core.cache import cache
 
-from audit import inspection_runs, sealing
+from audit import inspection_runs, publishing, sealing, streams
 from audit.sealing import Refused
 from chatbot import telemetry
 from chatbot.celery import LongTask
@@ -46,3 +46,29 @@ def last_refusal() -> Refused | None:
 def inspect(run_id: int) -> None:
     """Verify the log, as somebody asked in the administration."""
     inspection_runs.run(run_id)
+
+
+@shared_task(ignore_result=True)
+def stream() -> None:
+    """Let every stream catch up, each by a task of its own: a slow one holds no other."""
+    for name in streams.configured_streams():
+        stream_to.delay(name)
+
+
+@shared_task(ignore_result=True, expires=60)
+def stream_to(name: str) -> None:
+    """Send one stream what it lacks."""
+    streams.stream_to(name)
+
+
+@shared_task(ignore_result=True)
+def publish() -> None:
+    """Bring the newest checkpoint everywhere, to each place by a task of its own."""
+    for name in publishing.configured_publishers():
+        publish_to.delay(name)
+
+
+@shared_task(ignore_result=True, expires=60)
+def publish_to(name: str) -> None:
+    """Bring the newest checkpoint to one destination."""
+    publishing.publish_to(name)

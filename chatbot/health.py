@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from typing import Any
 
+import structlog
 from django.conf import settings
 from django.core.cache import cache
 from django.db import connection
@@ -21,11 +22,13 @@ from django_prometheus.exports import ExportToDjangoView
 from redis.exceptions import RedisError
 
 from accounts.access import allowed
-from audit import sealing
+from audit import figures, sealing
 from audit.tasks import last_refusal
 from chatbot.database import DATABASE_FAULTS, db
 from conversations.reply.log import REDIS_FAULTS, connect
 from prompts.provider import configured_provider
+
+logger = structlog.get_logger(__name__)
 
 LIMIT_SECONDS = 2.0
 WORKER_SILENT_AFTER_SECONDS = 45
@@ -82,6 +85,15 @@ async def _audit_log() -> str:
     return f"{waiting.unsealed} entries wait to be sealed"
 
 
+async def _audit_copies() -> str:
+    """Whether streams and publications keep up, with the fault of those that do not."""
+    found = await db(figures.copies)()
+    late = [f"{lag.name} lacks {lag.entries} entries. {lag.fault}" for lag in found if lag.is_late]
+    if late:
+        raise PartDown(" ".join(late))
+    return f"{len(found)} destinations keep up"
+
+
 class PartDown(Exception):
     """A part does not do its work; the message says why."""
 
@@ -108,6 +120,7 @@ PARTS: dict[str, tuple[Callable[[], Awaitable[str]], bool]] = {
     "redis": (_redis, True),
     "worker": (_worker, False),
     "audit log": (_audit_log, False),
+    "audit copies": (_audit_copies, False),
     "provider": (_provider, False),
 }
 
@@ -170,8 +183,17 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """Prometheus' figures of all processes; for loopback, or with METRICS_TOKEN as bearer."""
     if not (_has_metrics_token(request) or _is_loopback(request)):
         return HttpResponseForbidden("Metrics are for loopback or a bearer of METRICS_TOKEN.\n")
+    _refresh_figures()
     response: HttpResponse = ExportToDjangoView(request)
     return response
+
+
+def _refresh_figures() -> None:
+    try:
+        figures.refresh()
+    except DATABASE_FAULTS as error:
+        # The other figures are asked for all the more while the database is away.
+        logger.warning("figures_of_the_log_unknown", fault=type(error).__name__)
 
 
 def _has_metrics_token(request: HttpRequest) -> bool:

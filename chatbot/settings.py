@@ -129,6 +129,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5.0},
     },
+    "publish_checkpoints": {
+        "task": "audit.tasks.publish",
+        "schedule": 10.0,
+        "options": {"expires": 10.0},
+    },
+    "stream_entries": {
+        "task": "audit.tasks.stream",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
     "forget_dead_runners": {
         "task": "conversations.tasks.forget_dead_runners",
         "schedule": crontab(minute=23),
@@ -211,6 +221,10 @@ AUDIT_IP_PREFIX = env.str("AUDIT_IP_PREFIX", default="24/56")
 # The log's tree (docs/audit.md). The name is fixed with the first checkpoint.
 AUDIT_ORIGIN = env.str("AUDIT_ORIGIN", default=f"{next(iter(ALLOWED_HOSTS), 'localhost')}/log")
 AUDIT_FOLDER = Path(env.str("AUDIT_FOLDER", default=str(BASE_DIR / "data" / "audit")))
+# Where copies go, addresses with commas between; `audit.streams` and `audit.publishing` read them.
+AUDIT_STREAM_TO = env.str("AUDIT_STREAM_TO", default="")
+AUDIT_PUBLISH_TO = env.str("AUDIT_PUBLISH_TO", default="")
+AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=400)
 
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="Parley <parley@localhost>")
 if env.str("EMAIL_DIR", default=""):

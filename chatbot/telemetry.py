@@ -47,6 +47,24 @@ active_replies = Gauge(
     "parley_active_replies", "Replies being written now", multiprocess_mode="livesum"
 )
 open_sockets = Gauge("parley_open_sockets", "Open websockets", multiprocess_mode="livesum")
+# Asked of the database at each look at the figures, by whichever process is looked at.
+audit_copy_behind_entries = Gauge(
+    "parley_audit_copy_behind_entries",
+    "Sealed entries that a destination of copies lacks",
+    ["purpose", "destination"],
+    multiprocess_mode="livemostrecent",
+)
+audit_copy_behind_seconds = Gauge(
+    "parley_audit_copy_behind_seconds",
+    "For how long a destination has lacked the first of them",
+    ["purpose", "destination"],
+    multiprocess_mode="livemostrecent",
+)
+audit_delivery_faults = Counter(
+    "parley_audit_delivery_faults_total",
+    "Copies of the audit log that a destination did not take",
+    ["purpose", "destination"],
+)
 # The worker measures these, each time it has sealed.
 audit_unsealed = Gauge(
     "parley_audit_unsealed_entries",
@@ -173,8 +191,8 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("uvicorn.access").addFilter(_without_query)
-    # They write a line for each request of ours to the provider, with its address.
-    for name in ("httpx2", "httpcore2", "openai", "markdown_it"):
+    # They write a line for each request of ours, with its address or its signature.
+    for name in ("httpx2", "httpcore2", "openai", "botocore", "urllib3", "markdown_it"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

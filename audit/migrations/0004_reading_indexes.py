@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [
-        ('audit', '0002_tree'),
+        ('audit', '0003_token_and_more'),
         ('audit', '0003_token_and_more'),
     ]
 

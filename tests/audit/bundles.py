@@ -98,7 +98,9 @@ class Log:
             "entries.csv": b"entry\n",
             "personal.jsonl": b"".join(canonical(row) + b"\n" for row in personal),
             "proof/leaves.bin": b"".join(
-                bytes([index in kept]) + self.entries[index].to_bytes(8) + self.tree.rows[0][index]
+                bytes([self.entries[index] in kept_entries])
+                + self.entries[index].to_bytes(8)
+                + self.tree.rows[0][index]
                 for index in range(start, stop)
             ),
             "proof/range.json": canonical(

@@ -7,6 +7,7 @@ from django.test import AsyncClient, Client
 from chatbot import health
 from prompts.provider import client_library
 
+PARTS = ("database", "redis", "worker", "audit log", "audit copies", "provider")
 TOKEN = {"authorization": "Bearer metrics-token-of-the-tests"}
 
 
@@ -30,9 +31,7 @@ async def test_all_parts_are_told_without_details(worker_seen, simulator, settin
     response = await AsyncClient().get("/health")
     answer = response.json()
     assert response.status_code == 200, answer
-    assert answer["parts"] == {
-        name: {"ok": True} for name in ("database", "redis", "worker", "audit log", "provider")
-    }
+    assert answer["parts"] == {name: {"ok": True} for name in PARTS}
     assert answer["status"] == "ok"
 
 
