@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol, runtime_checkable
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.contrib.auth.backends import BaseBackend
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.db import connections
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import resolve_url
 from django.utils.http import urlencode
@@ -108,7 +107,9 @@ def requires(permission: str) -> Callable[[Callable[..., Any]], Callable[..., An
             async def asynchronous(
                 request: HttpRequest, *args: Any, **kwargs: Any
             ) -> HttpResponseBase:
-                if await sync_to_async(_admitted_and_released)(request, asked):
+                # On threads that are as many as connections: of a crowd, each with a thread of its
+                # own, most would wait for a connection until they fail.
+                if await db(_admitted)(request, asked):
                     response: HttpResponseBase = await view(request, *args, **kwargs)
                     return response
                 return to_sign_in(request)
@@ -133,20 +134,6 @@ def _admitted(request: HttpRequest, permission: Permission) -> bool:
         return False
     require(request.user, permission)
     return True
-
-
-def _admitted_and_released(request: HttpRequest, permission: Permission) -> bool:
-    """The same, and the connection goes back to the pool.
-
-    An asynchronous view would keep it until its response is done, and wait for another one in
-    `db()` meanwhile: as many requests at once as there are connections would wait for each other.
-    """
-    try:
-        return _admitted(request, permission)
-    finally:
-        for connection in connections.all(initialized_only=True):
-            if not connection.in_atomic_block:
-                connection.close_if_unusable_or_obsolete()
 
 
 def to_sign_in(request: HttpRequest) -> HttpResponse:

@@ -79,7 +79,17 @@ _FACTS = {
     **dict.fromkeys(("created", "offered", "given", "declared", "placed"), "Create"),
     **dict.fromkeys(("viewed", "searched", "downloaded", "opened"), "Read"),
     **dict.fromkeys(
-        ("renamed", "archived", "restored", "redefined", "set", "changed", "saved", "published"),
+        (
+            "renamed",
+            "archived",
+            "restored",
+            "redefined",
+            "set",
+            "changed",
+            "saved",
+            "published",
+            "rotated",
+        ),
         "Update",
     ),
     **dict.fromkeys(("deleted", "withdrawn", "revoked", "purged", "erased", "lifted"), "Delete"),

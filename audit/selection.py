@@ -78,7 +78,7 @@ class Selection:
 
         `from` and `to` are days in UTC, both included. Raises SelectionError.
         """
-        given = {name: asked.get(name, "").strip() for name in _WORDS}
+        given: dict[str, Any] = {name: asked.get(name, "").strip() for name in _WORDS}
         given["search"] = asked.get("q", "").strip()
         for name, choices in _CHOICES.items():
             if given[name] and given[name] not in choices:
@@ -91,7 +91,8 @@ class Selection:
             given["actor"] = _account_called(given["actor"])
             if not given["actor"]:
                 raise SelectionError("The log knows no account with this email.")
-        return cls(**given, **_times(asked))
+        since, until = _times(asked)
+        return cls(**given, since=since, until=until)
 
     def page(
         self, *, below: int | None = None, above: int | None = None, oldest_first: bool = False
@@ -114,7 +115,8 @@ class Selection:
         """Return all entries of the selection, in no order."""
         narrowed = Entry.objects.order_by().filter(self._conditions())
         if self.role:
-            narrowed = narrowed.alias(roles=RolesOfActor()).filter(roles__contains=[self.role])
+            listed: Any = narrowed.alias(roles=RolesOfActor())
+            narrowed = listed.filter(roles__contains=[self.role])
         alternatives = self._alternatives()
         return narrowed.filter(reduce(or_, alternatives)) if alternatives else narrowed
 
@@ -128,17 +130,15 @@ class Selection:
             if value
         }
 
-    def without(self, *names: str) -> Self:
-        """Return the selection without these fields."""
-        return replace(self, **{f.name: f.default for f in fields(self) if f.name in names})
-
     def _nearest(
         self, count: int, below: int | None, above: int | None, upwards: bool
     ) -> list[Entry]:
         alternatives = self._alternatives() or [Q()]
         section = self._section(below, above)
         order = "id" if upwards else "-id"
-        narrowed = self.without(*_ALTERNATIVES).entries().filter(section).order_by(order)
+        narrowed = (
+            replace(self, search="", about="", group="").entries().filter(section).order_by(order)
+        )
         first, *others = (narrowed.filter(one).values("id")[:count] for one in alternatives)
         ids = first.union(*others).order_by(order)[:count] if others else first
         # Personal details join what was found, lest the planner begins with them.
@@ -200,7 +200,6 @@ class Selection:
 
 
 _IDS = ("request_id", "turn_id", "token_id")
-_ALTERNATIVES = ("search", "about", "group")
 _WORDS = tuple(f.name for f in fields(Selection) if f.name not in {"search", "since", "until"})
 _CHOICES: dict[str, Iterable[str]] = {
     "event": EVENTS,
@@ -238,16 +237,15 @@ def _account_called(email: str) -> str:
 # --- times -----------------------------------------------------------------------------------
 
 
-def _times(asked: Mapping[str, str]) -> dict[str, datetime]:
+def _times(asked: Mapping[str, str]) -> tuple[datetime | None, datetime | None]:
+    """Return the first moment of what is asked for, and the first behind it."""
     since, until = _day(asked.get("from", "")), _day(asked.get("to", ""))
     if since and until and until < since:
         raise SelectionError("The last day lies before the first.")
-    found = {}
-    if since or ((period := asked.get("period", "")) and (since := _begin(period))):
-        found["since"] = _midnight(since)
-    if until:
-        found["until"] = _midnight(until + timedelta(days=1))
-    return found
+    if since is None and asked.get("period"):
+        since = _begin(asked["period"])
+    behind = until + timedelta(days=1) if until else None
+    return _midnight(since) if since else None, _midnight(behind) if behind else None
 
 
 def _day(text: str) -> date | None:

@@ -150,7 +150,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class DiffLine:
-    """A line of a text: `sign` is a plus for a new one, a minus for one that is gone, else empty."""
+    """A line of a text: `sign` is a plus for a new one, a minus for one that is gone."""
 
     sign: str
     text: str
@@ -174,8 +174,8 @@ _NOW_AND_BEFORE = ("now", "before")
 
 
 def _pairs_of(payload: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    if _is_difference(difference := payload.get("changes")):
-        for field, change in difference.items():
+    if _is_difference(payload.get("changes")):
+        for field, change in payload["changes"].items():
             yield field, *_before_and_after(change)
     elif isinstance(now := payload.get("now"), dict):
         before = payload.get("before")

@@ -108,7 +108,14 @@ CACHES = {
         "BACKEND": "chatbot.cache.TolerantRedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": f"{REDIS_PREFIX}cache",
-        "OPTIONS": {"socket_timeout": 2, "socket_connect_timeout": 1},
+        "OPTIONS": {
+            "socket_timeout": 2,
+            "socket_connect_timeout": 1,
+            # A crowd of requests waits a moment for a connection instead of doing without a cache.
+            "pool_class": "redis.connection.BlockingConnectionPool",
+            "max_connections": 50,
+            "timeout": 2,
+        },
     }
 }
 

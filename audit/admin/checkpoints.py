@@ -7,7 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, path
 
 from audit.admin.reading import ABOVE, BELOW, LogAdmin, in_fours, page_bounds
 from audit.models import Checkpoint
@@ -18,7 +18,7 @@ from audit.selection import PAGE, SelectionError
 class CheckpointAdmin(LogAdmin):
     """The signed heads of the log."""
 
-    def get_urls(self) -> list[URLResolver | URLPattern]:
+    def get_urls(self) -> list[URLPattern]:
         """Add the note to download."""
         note = self.admin_site.admin_view(self.note_view)
         return [

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.timesince import timesince
 
@@ -41,7 +41,7 @@ TIMELINES = {
 class EntryAdmin(LogAdmin):
     """Who did what to what, and how it ended."""
 
-    def get_urls(self) -> list[URLResolver | URLPattern]:
+    def get_urls(self) -> list[URLPattern]:
         """Add timelines and proofs to the pages that every model has."""
         view = self.admin_site.admin_view
         return [
@@ -121,7 +121,10 @@ class EntryAdmin(LogAdmin):
         asked = Asked(_asked_for(kind, subject))
         try:
             selection = Selection.parse(asked.given)
-            page = selection.page(**page_bounds(request), oldest_first=True)
+            bounds = page_bounds(request)
+            page = selection.page(
+                below=bounds.get(BELOW), above=bounds.get(ABOVE), oldest_first=True
+            )
         except SelectionError as error:
             raise Http404(str(error)) from error
         _viewed("timeline", selection)
@@ -166,7 +169,7 @@ class EntryAdmin(LogAdmin):
 
 def _page(selection: Selection, bounds: dict[str, int]) -> Page:
     """Return the page asked for; going back to the newest entries shows a full page of them."""
-    page = selection.page(**bounds)
+    page = selection.page(below=bounds.get(BELOW), above=bounds.get(ABOVE))
     return selection.page() if ABOVE in bounds and not page.has_before else page
 
 

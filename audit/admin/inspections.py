@@ -7,7 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, path
 
 from audit import inspection_runs
 from audit.admin.reading import LogAdmin
@@ -21,7 +21,7 @@ SHOWN_FINDINGS = 50
 class InspectionRunAdmin(LogAdmin):
     """Whether the log holds, by its own keys."""
 
-    def get_urls(self) -> list[URLResolver | URLPattern]:
+    def get_urls(self) -> list[URLPattern]:
         """Leave a list, and what its buttons ask for."""
         view = self.admin_site.admin_view
         return [

@@ -1,4 +1,4 @@
-"""The end of a turn: one guarded update from `streaming` to an outcome, whoever comes first.
+"""The end of a turn: one guarded step from `streaming` to an outcome, whoever comes first.
 
 A run that lost its fence (another process took the reply for dead) changes nothing here.
 """

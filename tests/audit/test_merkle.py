@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.merkle import (
@@ -108,6 +108,7 @@ def test_a_compact_range_has_the_root_at_every_size():
     assert edge.root() == ROOTS[300]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 300))
 def test_a_stretch_folds_into_the_root_with_what_is_left_and_right_of_it(a, b, c):
     start, stop, size = sorted((a, b, c))
@@ -119,6 +120,7 @@ def test_a_stretch_folds_into_the_root_with_what_is_left_and_right_of_it(a, b, c
     assert (edge.size, edge.root()) == (size, ROOTS[size])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 40))
 def test_subtrees_cover_a_stretch_without_gap_in_few_pieces(a, b):
     start, stop = sorted((a, b))
@@ -130,6 +132,7 @@ def test_subtrees_cover_a_stretch_without_gap_in_few_pieces(a, b):
     assert len(list(subtrees(start, stop))) <= 2 * max(1, (stop - start).bit_length())
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 700), max_size=6))
 def test_a_tree_that_grows_in_batches_stores_what_one_that_grows_at_once_stores(batches):
     leaves = hashes_of(sum(batches))
@@ -259,6 +262,7 @@ def test_forged_consistency_proofs_are_refused(old, new):
             verify_consistency(*case)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 299), st.data())
 def test_a_rewritten_history_continues_no_older_head(old, data):
     new = data.draw(st.integers(old + 1, 300))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import audit.verify
@@ -151,6 +151,7 @@ def test_wrong_origin_wrong_key_and_altered_checkpoints_are_refused():
             parse_checkpoint(altered, [KEY.verifier])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 7))
 def test_no_flipped_bit_of_a_checkpoint_passes(at, bit):
     data = bytearray(checkpoint(12, ROOT).encode())

@@ -21,7 +21,6 @@ from audit.sealing import Sealed, seal, state
 from audit.trail import record
 
 BY = System("tests")
-WRITERS = 20
 
 SEALER = """
 import sys, django
@@ -58,9 +57,9 @@ def keep_writing(seed: int, ended: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def writers() -> Iterator[None]:
+def writers(count: int) -> Iterator[None]:
     ended = threading.Event()
-    threads = [threading.Thread(target=keep_writing, args=(seed, ended)) for seed in range(WRITERS)]
+    threads = [threading.Thread(target=keep_writing, args=(seed, ended)) for seed in range(count)]
     for thread in threads:
         thread.start()
     try:
@@ -89,7 +88,7 @@ def assert_each_is_sealed_once_and_in_order() -> None:
 
 def test_every_committed_entry_is_sealed_once_and_in_order(folder):
     sizes = set()
-    with writers():
+    with writers(20):
         while len(sizes) < 12:
             result = seal(batch=25)
             assert isinstance(result, Sealed)
@@ -136,7 +135,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def test_killed_sealer_leaves_no_gap_and_no_double_leaf(folder):
     chance = random.Random(7)
-    with writers():
+    with writers(5):
         for _ in range(3):
             before = Leaf.objects.count()
             sealer = start_sealer(folder)
@@ -165,23 +164,31 @@ def commits_that_wait(folder) -> Iterator[None]:
         cursor.execute("DROP FUNCTION wait_a_while()")
 
 
+WAITING = "FROM pg_locks WHERE locktype = 'advisory' AND objid = 4242 AND NOT granted"
+
+
+def wait_for_a_commit() -> None:
+    deadline = time.monotonic() + 60
+    with connection.cursor() as cursor:
+        while True:
+            cursor.execute(f"SELECT pid {WAITING}")
+            if cursor.fetchall():
+                return
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def end_waiting_backends() -> None:
     """Do to the killed sealer's connection what PostgreSQL does when it notices."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'"
-            " AND objid = 4242 AND NOT granted"
-        )
+        cursor.execute(f"SELECT pg_terminate_backend(pid, 20000) {WAITING}")
         assert cursor.fetchall() == [(True,)]
 
 
 def test_sealer_killed_between_the_head_and_the_commit(folder, write_many, commits_that_wait):
     ids = write_many(5)
     sealer = start_sealer(folder)
-    deadline = time.monotonic() + 20
-    while not (folder / "head").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_a_commit()
     head = (folder / "head").read_text()
     kill(sealer)
     end_waiting_backends()

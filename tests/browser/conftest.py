@@ -14,8 +14,13 @@ from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from accounts.models import User
+from audit.inspection_runs import run
+from audit.models import InspectionRun
+from audit.sealing import seal
+from audit.trail import acting_as, record
 from conversations.models import Conversation, Message
 from prompts.publishing import live_version
+from tests.audit.conftest import SEED, behind_the_triggers
 from tests.browser.chat import Chat
 from tests.conftest import LiveServer, chromium_path
 
@@ -139,3 +144,19 @@ def everything(olive: User) -> Conversation:
     conversation.leaf, conversation.fence = told, told.fence
     conversation.save()
     return conversation
+
+
+@pytest.fixture
+def sealed_log(live: LiveServer, ravi: User, settings, tmp_path, monkeypatch) -> list[int]:
+    """Entries that are sealed, verified, changed behind the log's back, and not sealed yet."""
+    settings.AUDIT_FOLDER = tmp_path / "audit"
+    monkeypatch.setenv("AUDIT_SIGNING_KEY", SEED)
+    changes = {"name": ["A", "B"], "content": ["Be kind.\nBe short.", "Be kind.\nBe exact."]}
+    whole = record(ravi, "record.changed", ("a.thing", "1"), action="update", changes=changes)
+    broken = record(ravi, "auth.login_succeeded", ravi)
+    seal()
+    behind_the_triggers("UPDATE audit_entry SET reason = 'no' WHERE id = %s", [broken])
+    asked = InspectionRun.objects.create(asked_by=ravi, is_whole=True)
+    with acting_as(ravi):
+        run(asked.pk)
+    return [whole, broken, record(ravi, "auth.logged_out")]

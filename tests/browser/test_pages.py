@@ -9,7 +9,6 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from accounts.models import User
 from accounts.tokens import make_token
-from audit.trail import record
 from benchmarks.provider_simulator import sim
 from conversations.models import Conversation
 from prompts.models import PromptTemplate
@@ -30,6 +29,7 @@ def visits(
     ada: User,
     ravi: User,
     everything: Conversation,
+    sealed_log: list[int],
     settings,
 ) -> Visits:
     """Go through all kinds of pages, each as somebody who sees it."""
@@ -52,7 +52,13 @@ def visits(
         ],
         ravi: [
             *(reverse("admin:index"), reverse(admin("audit_entry"))),
-            reverse("admin:audit_entry_change", args=[record(ravi, "auth.login_succeeded", ravi)]),
+            f"{reverse(admin('audit_entry'))}?group=Sign-in&actor_kind=user&role=member&target=x",
+            f"{reverse(admin('audit_entry'))}?from=yesterday",
+            *(reverse("admin:audit_entry_change", args=[entry]) for entry in sealed_log),
+            reverse("admin:audit_entry_timeline", args=["account", ravi.pk]),
+            reverse(admin("audit_checkpoint")),
+            reverse("admin:audit_checkpoint_change", args=[1]),
+            reverse(admin("audit_inspectionrun")),
             reverse(admin("conversations_conversation")),
             reverse("admin:conversations_conversation_change", args=[everything.pk]),
             reverse(admin("prompts_prompttemplate")),

@@ -145,6 +145,7 @@ def test_commands_are_posts_with_a_token(olive, finished):
         assert careful.post(url, {"text": "x"}).status_code == 403
 
 
+@pytest.mark.django_db(transaction=True)  # an asynchronous view asks on connections of its own
 def test_bytes_that_are_not_text_are_refused(olive_client):
     url = reverse("ask", args=[uuid.uuid4()])
     response = olive_client.post(
