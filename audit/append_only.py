@@ -23,6 +23,7 @@ TRIGGERS: dict[str, tuple[str, str]] = {
         "audit_signingkey",
         "audit_fork",
         "audit_publication",
+        "audit_removal",
     )
 }
 

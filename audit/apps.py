@@ -2,6 +2,7 @@
 
 from django.apps import AppConfig
 from django.core import checks
+from django.db.models.signals import post_migrate
 
 from audit.append_only import check_triggers
 
@@ -17,12 +18,14 @@ class AuditConfig(AppConfig):
 
         Raises ImproperlyConfigured when one is not understood.
         """
-        from audit import changes, publishing, receivers, streams
+        from audit import changes, publishing, receivers, removal, streams
         from audit.trail import ip_prefixes
 
         ip_prefixes()
         streams.configured_streams()
         publishing.configured_publishers()
+        removal.check_retention()
+        post_migrate.connect(removal.set_floor, sender=self, dispatch_uid="audit.set_floor")
         receivers.connect()
         changes.connect()
         checks.register(check_triggers, checks.Tags.database)

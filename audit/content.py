@@ -21,6 +21,8 @@ MAX_DEPTH = 16
 # Keys that the log itself adds to a payload.
 MADE_SAFE = "_made_safe"
 TRUNCATED = "_truncated"
+# Stands where somebody typed what may be personal.
+WITHHELD = "(withheld)"
 
 # What JSON's readers agree on; RFC 8785 takes no integer beyond.
 MAX_INTEGER = 2**53 - 1

@@ -159,11 +159,34 @@ EVENTS: dict[str, Event] = {
     "audit.proof_downloaded": Event(
         _G.AUDIT_LOG, "Somebody downloaded the proof of an entry.", ("checkpoint",)
     ),
+    "export.requested": Event(
+        _G.AUDIT_LOG,
+        "Somebody asked for an export of this log, perhaps filtered or searched.",
+        ("filter", "searched"),
+    ),
+    "export.finished": Event(
+        _G.AUDIT_LOG,
+        "An export of this log was written.",
+        ("number", "manifest", "leaves", "entries", "damaged", "missing"),
+    ),
+    "export.failed": Event(_G.AUDIT_LOG, "An export of this log could not be written."),
+    "export.cancelled": Event(_G.AUDIT_LOG, "Somebody ended an export before it was written."),
+    "export.downloaded": Event(
+        _G.AUDIT_LOG, "Somebody downloaded an export of this log.", ("number", "manifest")
+    ),
+    "export.expired": Event(
+        _G.AUDIT_LOG, "The file of an export was removed, its time being over.", ("number",)
+    ),
     "log.inspection_requested": Event(_G.AUDIT_LOG, "Somebody had the log verified.", ("whole",)),
     "log.inspected": Event(
         _G.AUDIT_LOG,
         "The log was verified; it failed where something does not hold.",
         ("since_checkpoint", "last_checkpoint", "leaves", "findings"),
+    ),
+    "log.prefix_removed": Event(
+        _G.AUDIT_LOG,
+        "The oldest entries of this log were removed, their time being over. Their leaves stay.",
+        ("first", "below", "older_than", "missing"),
     ),
     "log.key_rotated": Event(
         _G.AUDIT_LOG, "The log began to sign with another key.", ("former", "first_size")

@@ -61,11 +61,14 @@ def set_aside(name: str, new_name: str) -> None:
 
 
 @contextmanager
-def locked() -> Iterator[bool]:
-    """Hold the folder's lock, or yield False where another holds it. Raises FolderError."""
-    path = _folder() / "lock"
+def locked(name: str = "lock") -> Iterator[bool]:
+    """Hold the folder's lock, or another by name, or yield False where somebody else holds it.
+
+    Raises FolderError.
+    """
+    path = _folder() / name
     try:
-        _folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise FolderError(path, error) from error
@@ -73,6 +76,12 @@ def locked() -> Iterator[bool]:
         yield _acquired(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_private(folder: Path) -> None:
+    # Path.mkdir gives the mode to the last folder alone.
+    for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def _acquired(descriptor: int) -> bool:

@@ -26,6 +26,7 @@ from audit import folder, models
 from audit.leaves import BATCH, Place, StoredHashes, leaf_bytes, read_places
 from audit.log import Log
 from audit.merkle import MissingHash, append, range_frontiers
+from audit.removal import removed_below
 from audit.trail import personal_digest
 from audit.verify import (
     Checkpoint,
@@ -75,6 +76,8 @@ class Report:
     more: int = 0
     leaves: int = 0
     entries: int = 0
+    # Leaves whose entries were removed for their age.
+    retired: int = 0
     checkpoints: int = 0
     forks: int = 0
     # The number of the last checkpoint when the inspection began; 0 where there was none.
@@ -147,6 +150,7 @@ class _Inspection:
         # The last size at which the tree had the root that was signed.
         self._held = 0
         self._rewritten = False
+        self._removed_below = removed_below()
         self._since = (
             models.Checkpoint.objects.get(number=since_checkpoint) if since_checkpoint else None
         )
@@ -276,6 +280,9 @@ class _Inspection:
 
     def _check_place(self, place: Place) -> None:
         row = place.row
+        if row is None and self._was_retired(place.index):
+            self.report.retired += 1
+            return
         if row is None:
             self._find(
                 "removed",
@@ -297,6 +304,12 @@ class _Inspection:
                 index,
                 entry,
             )
+
+    def _was_retired(self, index: int) -> bool:
+        """Whether the entry of a leaf was removed for its age; that may happen meanwhile."""
+        if index >= self._removed_below:
+            self._removed_below = removed_below()
+        return index < self._removed_below
 
     def _name_unequal(self) -> None:
         """Tell entries that were changed from those that were exchanged."""

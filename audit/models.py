@@ -6,6 +6,7 @@ in a table of their own where they can be erased; the entry keeps a salted diges
 it stays provable without them.
 """
 
+from datetime import datetime
 from typing import ClassVar
 
 from auditlog.models import AbstractLogEntry
@@ -13,6 +14,7 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
 from django.db import models
+from django.db.models import Value
 from django.db.models.functions import Cast, Length, Now
 from django.db.models.lookups import Exact
 from django.utils import timezone
@@ -294,6 +296,120 @@ class Publication(models.Model):
 
     def __str__(self) -> str:
         return f"checkpoint {self.checkpoint_id} at {self.destination}"
+
+
+class Removal(models.Model):
+    """That the entries of some leaves were removed for their age; the leaves are still there.
+
+    Only `audit_remove_prefix` of the database writes it.
+    """
+
+    from_index = models.BigIntegerField()
+    below_index = models.BigIntegerField(unique=True)
+    older_than = models.DateTimeField()
+    # The newest checkpoint then; it covers all of them.
+    checkpoint_number = models.BigIntegerField()
+    # How many of the entries were no longer there before: nobody removed those rightly.
+    missing = models.BigIntegerField()
+    reason = models.CharField(max_length=200)
+    removed_by = models.CharField(max_length=64)
+    removed_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("below_index",)
+
+    def __str__(self) -> str:
+        return f"removal below leaf {self.below_index}"
+
+
+class ExportState(models.TextChoices):
+    """How far an export is."""
+
+    WAITING = "waiting", "waiting"
+    WRITING = "writing", "writing"
+    READY = "ready", "ready"
+    FAILED = "failed", "failed"
+    CANCELLED = "cancelled", "cancelled"
+    EXPIRED = "expired", "expired"
+
+
+UNFINISHED = (ExportState.WAITING, ExportState.WRITING)
+
+
+class Export(models.Model):
+    """A part of the log for somebody else: asked for, being written, there for a while, gone.
+
+    The row is how its writer remembers how far it is (`audit.bundle`); what happened to an export
+    stands in the log.
+    """
+
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
+    )
+    requested_at = models.DateTimeField(db_default=Now())
+    # Which entries, as `audit.selection` writes it.
+    selection = models.JSONField(default=dict)
+    state = models.CharField(
+        max_length=16, choices=ExportState, default=ExportState.WAITING, db_default="waiting"
+    )
+    # Why it failed, as a sentence.
+    reason = models.CharField(max_length=500, blank=True, db_default="")
+    # The entry of the request: the export covers at least what was there before.
+    seen_entry = models.BigIntegerField()
+    # The leaves [start, stop) that it goes through, below the checkpoint of that number.
+    start = models.BigIntegerField(null=True)
+    stop = models.BigIntegerField(null=True)
+    checkpoint_number = models.BigIntegerField(null=True)
+    # How many leaves are gone through, and how many entries of them are written.
+    done = models.BigIntegerField(db_default=0, default=0)
+    written = models.BigIntegerField(db_default=0, default=0)
+    # Where each file of the bundle is, and what was counted; its writer goes on from here.
+    place = models.JSONField(default=dict, db_default=Value({}, models.JSONField()))
+    started_at = models.DateTimeField(null=True)
+    # The writer's last sign of life.
+    beat_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    # The place in the chain of manifests, given at the end; without gaps.
+    number = models.BigIntegerField(null=True, unique=True)
+    manifest_sha256 = models.CharField(max_length=64, blank=True, db_default="")
+    # Of the ZIP, in bytes.
+    size = models.BigIntegerField(null=True)
+    expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["requested_by"],
+                condition=models.Q(state__in=UNFINISHED),
+                name="one_export_at_a_time_each",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"export {self.pk}"
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it waits or is being written."""
+        return self.state in UNFINISHED
+
+    @property
+    def total(self) -> int:
+        """How many leaves it goes through; 0 as long as that is not settled."""
+        return self.stop - self.start if self.stop is not None and self.start is not None else 0
+
+    @property
+    def percent(self) -> int:
+        """How much of it is gone through."""
+        return 100 * self.done // self.total if self.total else 0
+
+    def seconds_left(self, now: datetime) -> int | None:
+        """Return about how long it will take, at the pace so far; None before there is one."""
+        if not self.done or self.started_at is None:
+            return None
+        spent = (now - self.started_at).total_seconds()
+        return round(spent * (self.total - self.done) / self.done)
 
 
 class InspectionRun(models.Model):

@@ -1,8 +1,8 @@
 """That somebody read in the administration: which page, by which filter, by a search or not.
 
 Every page of the admin site passes here (`chatbot.apps.ParleyAdminSite`), but for those of the log
-itself, which record it themselves (`audit.admin`). An entry names filters
-and what was chosen in them; what was typed into a search goes to the erasable details beside it.
+itself, which record it themselves (`audit.admin`). An entry names filters and what was chosen in
+them; what was typed into a search goes to the erasable details beside it.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from django.http import HttpRequest, HttpResponseBase
 
+from audit.content import WITHHELD
 from audit.trail import Target, record
 
 # What reading a model's pages is called. Records that are settings of the house are not here.
@@ -24,7 +25,6 @@ READ_AS = {
     "prompts.promptversion": "prompt.viewed",
 }
 PAGES = {"changelist": "list", "change": "record", "history": "history"}
-WITHHELD = "(withheld)"
 
 _CHOICE = re.compile(r"[\w.: +-]{0,64}")
 _NOT_FILTERS = frozenset({"q", "o", "p", "e", "all"})

@@ -24,6 +24,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from accounts.roles import ROLES
+from audit.content import WITHHELD
 from audit.events import EVENTS, Group, events_of
 from audit.models import ActorKind, Checkpoint, Entry, Leaf, Outcome, RolesOfActor
 
@@ -32,6 +33,8 @@ ACCOUNT = User._meta.label_lower
 
 PERIODS = {"today": "Today", "week": "Past 7 days", "month": "This month"}
 _KIND = re.compile(r"[a-z_]+(\.[a-z_]+)?")
+# What is typed into a field for ids and looks like none may be a name.
+_ID = re.compile(r"[0-9a-fA-F-]+")
 _LONGEST_ID = 254
 
 
@@ -122,13 +125,8 @@ class Selection:
 
     def described(self) -> dict[str, str]:
         """Return what narrows the selection; not what was searched for, which may be personal."""
-        told = {f.name: getattr(self, f.name) for f in fields(self)}
-        told["search"] = ""
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in told.items()
-            if value
-        }
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "search"}
+        return {name: _told(name, value) for name, value in told.items() if value}
 
     def _nearest(
         self, count: int, below: int | None, above: int | None, upwards: bool
@@ -210,6 +208,13 @@ _CHOICES: dict[str, Iterable[str]] = {
 }
 
 
+def _told(name: str, value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    typed = name not in _CHOICES and name != "target_kind"
+    return WITHHELD if typed and not _ID.fullmatch(value) else str(value)
+
+
 def _searched(term: str) -> list[Q]:
     if "@" not in term:
         return [Q(actor_id=term), Q(target_id=term), *(Q(**{name: term}) for name in _IDS)]
@@ -245,7 +250,7 @@ def _times(asked: Mapping[str, str]) -> tuple[datetime | None, datetime | None]:
     if since is None and asked.get("period"):
         since = _begin(asked["period"])
     behind = until + timedelta(days=1) if until else None
-    return _midnight(since) if since else None, _midnight(behind) if behind else None
+    return (_midnight(since) if since else None), (_midnight(behind) if behind else None)
 
 
 def _day(text: str) -> date | None:

@@ -4,8 +4,9 @@ from dataclasses import asdict
 
 from celery import shared_task
 from django.core.cache import cache
+from django.utils import timezone
 
-from audit import inspection_runs, publishing, sealing, streams
+from audit import export, inspection_runs, publishing, removal, sealing, streams
 from audit.sealing import Refused
 from chatbot import telemetry
 from chatbot.celery import LongTask
@@ -25,6 +26,24 @@ def seal() -> None:
     waiting = sealing.state()
     telemetry.audit_unsealed.set(waiting.unsealed)
     telemetry.audit_oldest_unsealed.set(waiting.oldest_seconds)
+
+
+@shared_task(base=LongTask, ignore_result=True)
+def write_export(export_id: int) -> None:
+    """Write an export, or go on with one whose writer died."""
+    export.write(export_id)
+
+
+@shared_task(ignore_result=True)
+def tend_exports() -> None:
+    """Go on with exports whose writer died, and remove the files of old ones."""
+    export.tend()
+
+
+@shared_task(base=LongTask, ignore_result=True)
+def remove_old_entries() -> None:
+    """Remove the entries of the log whose time is over."""
+    removal.remove_old(timezone.now())
 
 
 def _tell(result: sealing.Sealed | Refused) -> None:

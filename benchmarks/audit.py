@@ -1,4 +1,4 @@
-"""`python -m benchmarks.audit`: how fast the log is read with a million entries in it.
+"""`python -m benchmarks.audit`: how fast the log is read and exported with a million entries.
 
 python -m benchmarks.audit                a million entries, about two minutes
 python -m benchmarks.audit --quick        fifty thousand
@@ -67,7 +67,7 @@ FROM audit_entry ON CONFLICT DO NOTHING
 def measure(quick: bool) -> list[Table]:
     """Return the tables; a process can do it once, because it reads Django's settings."""
     with log_of(FEW_ENTRIES if quick else ENTRIES) as count:
-        return [reading(count)]
+        return [reading(count), exporting(count)]
 
 
 @contextmanager
@@ -128,6 +128,77 @@ def reading(count: int) -> Table:
         figures = median(taken), percentile(taken, 0.95), median(used)
         table.rows.append([name, *map(number, figures)])
     return table
+
+
+# In a process of its own, so that its peak of memory is that of the export.
+_EXPORT = """
+import resource, sys, time, django
+django.setup()
+from audit.export import write
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began, worked = time.perf_counter(), time.process_time()
+write(int(sys.argv[1]))
+print(time.perf_counter() - began, time.process_time() - worked)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, base / 1024)
+"""
+_SAME_ROWS = """
+COPY (SELECT leaf.index, leaf.hash, entry.*, personal.* FROM audit_leaf AS leaf
+    JOIN audit_entry AS entry ON entry.id = leaf.entry_id
+    LEFT JOIN audit_personaldetails AS personal ON personal.entry_id = entry.id
+    ORDER BY leaf.index) TO STDOUT (FORMAT csv)
+"""
+
+
+def exporting(count: int) -> Table:
+    """Measure an export of the whole log, beside PostgreSQL's own COPY of the same rows."""
+    from audit import export, sealing  # noqa: PLC0415 - after Django's setup
+    from audit.selection import Selection  # noqa: PLC0415
+
+    while isinstance(result := sealing.seal(), sealing.Sealed) and result.more:
+        pass
+    copied = _copy()
+    asked = export.request_export(Selection(), by=_officer())
+    run = [sys.executable, "-c", _EXPORT, str(asked.pk)]
+    said = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    taken, worked, peak, base = map(float, said.split())
+    asked.refresh_from_db()
+    assert asked.state == "ready", asked.reason
+    return Table(
+        f"Exporting a log of {count:,} entries",
+        ("what", "rows/s", "seconds", "CPU seconds", "peak MB"),
+        [
+            [
+                *("export: JSON Lines, CSV, proofs, one ZIP", number(asked.written / taken, 0)),
+                *(number(taken), number(worked), number(peak, 0)),
+            ],
+            [
+                "COPY of the same rows, to nowhere",
+                number(count / copied, 0),
+                number(copied),
+                "",
+                "",
+            ],
+        ],
+        note=f"One worker, and PostgreSQL beside it. The process had {number(base, 0)} MB before it"
+        f" began; the ZIP has {number((asked.size or 0) / 1e6, 0)} MB.",
+    )
+
+
+def _copy() -> float:
+    """Return how many seconds PostgreSQL needs to hand out all rows, uncompressed, as CSV."""
+    from django.db import connection  # noqa: PLC0415
+
+    began = time.perf_counter()
+    with connection.cursor() as cursor, cursor.copy(_SAME_ROWS) as copy:
+        for _ in copy:
+            pass
+    return time.perf_counter() - began
+
+
+def _officer() -> Any:
+    from accounts.models import User  # noqa: PLC0415
+
+    return User.objects.get(email=OFFICER)
 
 
 def _as_officer() -> Callable[[str], Any]:

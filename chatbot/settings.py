@@ -146,6 +146,15 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5.0},
     },
+    "tend_exports": {
+        "task": "audit.tasks.tend_exports",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    "remove_old_entries": {
+        "task": "audit.tasks.remove_old_entries",
+        "schedule": crontab(hour=2, minute=41),
+    },
     "forget_dead_runners": {
         "task": "conversations.tasks.forget_dead_runners",
         "schedule": crontab(minute=23),
@@ -231,7 +240,13 @@ AUDIT_FOLDER = Path(env.str("AUDIT_FOLDER", default=str(BASE_DIR / "data" / "aud
 # Where copies go, addresses with commas between; `audit.streams` and `audit.publishing` read them.
 AUDIT_STREAM_TO = env.str("AUDIT_STREAM_TO", default="")
 AUDIT_PUBLISH_TO = env.str("AUDIT_PUBLISH_TO", default="")
+# For how many days the file of an export may be downloaded.
+AUDIT_EXPORT_DAYS = env.int("AUDIT_EXPORT_DAYS", default=7)
+# Retention of the log itself; `audit.removal` checks it.
 AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=400)
+AUDIT_RETENTION_SHORTER_THAN_180_DAYS = env.bool(
+    "AUDIT_RETENTION_SHORTER_THAN_180_DAYS", default=False
+)
 
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="Parley <parley@localhost>")
 if env.str("EMAIL_DIR", default=""):

@@ -2,6 +2,7 @@
 
 from audit.admin.checkpoints import CheckpointAdmin
 from audit.admin.entries import EntryAdmin
+from audit.admin.exports import ExportAdmin
 from audit.admin.inspections import InspectionRunAdmin
 
-__all__ = ["CheckpointAdmin", "EntryAdmin", "InspectionRunAdmin"]
+__all__ = ["CheckpointAdmin", "EntryAdmin", "ExportAdmin", "InspectionRunAdmin"]

@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -30,7 +29,7 @@ class CheckpointAdmin(LogAdmin):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Show a page of checkpoints, newest first."""
-        self._require(request)
+        self.require_view(request)
         try:
             shown, has_newer, has_older = _page(**page_bounds(request))
         except SelectionError as error:
@@ -52,7 +51,7 @@ class CheckpointAdmin(LogAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         """Show a checkpoint as it was signed."""
-        self._require(request)
+        self.require_view(request)
         checkpoint = _checkpoint(object_id)
         context = self.page_context(
             request, f"Checkpoint {checkpoint.number}", checkpoint=checkpoint, root=_hex(checkpoint)
@@ -61,7 +60,7 @@ class CheckpointAdmin(LogAdmin):
 
     def note_view(self, request: HttpRequest, number: int) -> HttpResponse:
         """Hand out the signed note."""
-        self._require(request)
+        self.require_view(request)
         checkpoint = _checkpoint(str(number))
         name = f'attachment; filename="checkpoint-{checkpoint.number}.txt"'
         return HttpResponse(
@@ -69,10 +68,6 @@ class CheckpointAdmin(LogAdmin):
             content_type="text/plain; charset=utf-8",
             headers={"Content-Disposition": name},
         )
-
-    def _require(self, request: HttpRequest) -> None:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
 
 
 def _with_publications() -> QuerySet[Checkpoint]:

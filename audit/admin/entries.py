@@ -3,13 +3,14 @@
 from typing import Any
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.timesince import timesince
 
+from accounts.access import allowed
+from accounts.roles import Permission
 from audit.admin.filters import Asked
 from audit.admin.reading import (
     ABOVE,
@@ -58,7 +59,7 @@ class EntryAdmin(LogAdmin):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Show a page of entries, newest first."""
-        self._require(request)
+        self.require_view(request)
         asked = Asked(request.GET.dict())
         try:
             selection = Selection.parse(asked.given)
@@ -77,7 +78,7 @@ class EntryAdmin(LogAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         """Show an entry, and check its proof."""
-        self._require(request)
+        self.require_view(request)
         entry = _entry(object_id)
         told = tell(entry, sealed([entry.pk]).get(entry.pk))
         seal = attest(entry.pk, timezone.now())
@@ -101,7 +102,7 @@ class EntryAdmin(LogAdmin):
 
     def proof_view(self, request: HttpRequest, entry_id: int) -> HttpResponse:
         """Hand out an entry's proof, once it is sealed and as long as it holds."""
-        self._require(request)
+        self.require_view(request)
         entry = _entry(str(entry_id))
         seal = attest(entry.pk, timezone.now())
         if not isinstance(seal, Attested):
@@ -115,7 +116,7 @@ class EntryAdmin(LogAdmin):
 
     def timeline_view(self, request: HttpRequest, kind: str, subject: str) -> HttpResponse:
         """Show all that happened to an account, a conversation, or in a request or turn."""
-        self._require(request)
+        self.require_view(request)
         if kind not in TIMELINES:
             raise Http404("There is no timeline of this kind.")
         asked = Asked(_asked_for(kind, subject))
@@ -144,10 +145,6 @@ class EntryAdmin(LogAdmin):
         )
         return TemplateResponse(request, "admin/audit/entry/timeline.html", context)
 
-    def _require(self, request: HttpRequest) -> None:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-
     def _list(
         self, request: HttpRequest, asked: Asked, page: Page, error: str = ""
     ) -> HttpResponse:
@@ -161,6 +158,7 @@ class EntryAdmin(LogAdmin):
             error=error,
             newer=asked.but(above=page.entries[0].pk) if page.has_before else "",
             older=asked.but(below=page.entries[-1].pk) if page.has_after else "",
+            may_export=allowed(request.user, Permission.EXPORT_AUDIT),
             signed_ago=_signed_ago(),
         )
         template = "admin/audit/entry/change_list.html"

@@ -45,6 +45,9 @@ class Asked:
         self.given = {name: given[name].strip() for name in NAMES if given.get(name, "").strip()}
 
     def __getitem__(self, name: str) -> str:
+        # Templates ask here first, for `given` and the methods too.
+        if name not in NAMES:
+            raise KeyError(name)
         return self.given.get(name, "")
 
     def but(self, **changes: str | int) -> str:

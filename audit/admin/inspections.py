@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -33,7 +32,7 @@ class InspectionRunAdmin(LogAdmin):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Show the last runs; what one found stands with it."""
-        self._require(request)
+        self.require_view(request)
         runs = list(InspectionRun.objects.select_related("asked_by").order_by("-id")[:SHOWN])
         last = runs[0] if runs else None
         findings = last.findings[:SHOWN_FINDINGS] if last else []
@@ -50,7 +49,7 @@ class InspectionRunAdmin(LogAdmin):
 
     def ask_view(self, request: Any) -> HttpResponse:
         """Have the log verified: all of it, or what is new."""
-        self._require(request)
+        self.require_view(request)
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         asked = inspection_runs.ask(by=request.user, whole="whole" in request.POST)
@@ -61,7 +60,3 @@ class InspectionRunAdmin(LogAdmin):
         else:
             self.message_user(request, asked.why_failed, messages.ERROR)
         return redirect("admin:audit_inspectionrun_changelist")
-
-    def _require(self, request: HttpRequest) -> None:
-        if not self.has_view_permission(request):
-            raise PermissionDenied

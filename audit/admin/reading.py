@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import reverse
@@ -38,6 +39,11 @@ class LogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Answer no."""
         return False
+
+    def require_view(self, request: HttpRequest) -> None:
+        """Return if this person may read the log. Raises PermissionDenied."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
 
     def page_context(self, request: HttpRequest, title: str, **more: Any) -> dict[str, Any]:
         """Return what the admin's own templates ask for, and `more`."""

@@ -74,6 +74,8 @@ TREE_ROWS = {
     "audit_fork": "(generation, origin, old_origin, old_size, old_root, resumed_size,"
     " resumed_root, size, cursor_transaction, reason, statement)"
     " VALUES (2, 'here/log/2', 'here/log', 0, '', 0, '', 0, 1, 'x', 'note')",
+    "audit_removal": "(from_index, below_index, older_than, checkpoint_number, missing, reason,"
+    " removed_by) VALUES (0, 1, now(), 1, 0, 'x', 'tests')",
     "audit_publication": "(checkpoint_id, destination, answer) VALUES (1, 'file', '')",
 }
 

@@ -43,8 +43,12 @@ def test_values_that_no_filter_offers_are_withheld(ada_client, olive):
 
 
 def test_address_in_the_place_of_a_choice_is_withheld(ravi_client):
-    ravi_client.get(LOG, {"outcome__exact": "olive@parley.example"})
-    assert read()[0].payload["filter"] == {"outcome__exact": "(withheld)"}
+    ravi_client.get(
+        "/admin/conversations/conversation/", {"lifecycle__exact": "olive@parley.example"}
+    )
+    ravi_client.get(LOG, {"target": "Olive Oil", "no_filter": "olive@parley.example"})
+    assert read()[0].payload["filter"] == {"lifecycle__exact": "(withheld)"}
+    assert read()[1].payload["filter"] == {"target": "(withheld)"}
 
 
 def test_metadata_of_a_conversation(ravi_client, ravi, finished):

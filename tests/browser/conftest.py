@@ -6,16 +6,18 @@ may have violated the Content Security Policy, opened a dialog or thrown an erro
 """
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.test import Client
+from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from accounts.models import User
 from audit.inspection_runs import run
-from audit.models import InspectionRun
+from audit.models import Export, InspectionRun
 from audit.sealing import seal
 from audit.trail import acting_as, record
 from conversations.models import Conversation, Message
@@ -144,6 +146,24 @@ def everything(olive: User) -> Conversation:
     conversation.leaf, conversation.fence = told, told.fence
     conversation.save()
     return conversation
+
+
+@pytest.fixture
+def exports(live: LiveServer, ravi: User) -> list[Export]:
+    """One of each state, as the list of exports shows them."""
+    soon = timezone.now() + timedelta(days=7)
+    common = {"requested_by": ravi, "seen_entry": 1, "start": 0, "stop": 297_265}
+    made = {"done": 297_265, "written": 184_302, "size": 9_000_000, "expires_at": soon}
+    spoiled = "Not all of it is as it was sealed: 1 entries were changed, the first at leaf 4."
+    return Export.objects.bulk_create(
+        [
+            Export(state="writing", done=184_302, written=900, started_at=soon, **common),
+            Export(state="ready", number=1, **common, **made),
+            Export(state="ready", number=2, reason=spoiled, **common, **made),
+            Export(state="failed", reason="AUDIT_SIGNING_KEY is not set. Give it.", **common),
+            Export(state="cancelled", selection={"event": "auth.logged_out"}, **common),
+        ]
+    )
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from accounts.models import User
 from accounts.tokens import make_token
+from audit.models import Export
 from benchmarks.provider_simulator import sim
 from conversations.models import Conversation
 from prompts.models import PromptTemplate
@@ -30,6 +31,7 @@ def visits(
     ravi: User,
     everything: Conversation,
     sealed_log: list[int],
+    exports: list[Export],
     settings,
 ) -> Visits:
     """Go through all kinds of pages, each as somebody who sees it."""
@@ -59,6 +61,7 @@ def visits(
             reverse(admin("audit_checkpoint")),
             reverse("admin:audit_checkpoint_change", args=[1]),
             reverse(admin("audit_inspectionrun")),
+            *(reverse("admin:audit_export_add"), reverse(admin("audit_export"))),
             reverse(admin("conversations_conversation")),
             reverse("admin:conversations_conversation_change", args=[everything.pk]),
             reverse(admin("prompts_prompttemplate")),

@@ -49,7 +49,10 @@ class Command(BaseCommand):
         verdict = "The log holds." if report.holds else "The log does NOT hold."
         after = f" after checkpoint {since}" if since else ""
         forks = f" {report.forks} declared fork(s)." if report.forks else ""
+        retired = (
+            f" {report.retired:,} entries were removed for their age." if report.retired else ""
+        )
         self.stdout.write(
             f"{verdict} Checked{after}: {report.leaves:,} leaves, {report.entries:,} entries,"
-            f" {report.checkpoints:,} checkpoints, in {report.seconds:.1f} s.{forks}"
+            f" {report.checkpoints:,} checkpoints, in {report.seconds:.1f} s.{forks}{retired}"
         )

@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("audit", "0005_inspection_run"),
+        ("audit", "0007_removal"),
     ]
 
     operations = [
