@@ -1,8 +1,10 @@
 """A pytest plugin, loaded before Django's settings: servers and settings of a test run.
 
-The first process starts a PostgreSQL and a Redis of its own (unless DATABASE_URL and REDIS_URL are
-given) and collects the static files; each xdist worker inherits their addresses and takes a Redis
-number and a key prefix for itself. pytest-django gives each its own database.
+Each process, xdist's workers too, starts a PostgreSQL and a Redis of its own: a transaction that is
+open in any database of a server holds up the sealing of the audit log in all of them. The first
+process collects the static files for all. Where DATABASE_URL and REDIS_URL are given, the workers
+share what they name: each takes a Redis number and a key prefix for itself, pytest-django gives
+each its own database, and tests of sealing need `-n0`.
 """
 
 import atexit
@@ -20,12 +22,12 @@ import psycopg
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 REDIS_DATABASES = 64
+SERVERS_ARE_OURS = "PARLEY_TEST_SERVERS_ARE_OURS"
 
 
-def _start_servers() -> None:
+def _start_servers(folder: Path) -> None:
     from chatbot.local.servers import OWNER, SUPERUSER, servers
 
-    folder = Path(tempfile.mkdtemp(prefix="parley-test-"))
     stack = ExitStack()
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(stack.close)
@@ -55,6 +57,15 @@ def _start_servers() -> None:
     (folder / "metrics").mkdir()
 
 
+def _start_servers_of_worker() -> None:
+    """Start them below the first process's folder, which is removed with all that is in it."""
+    shared, static = Path(os.environ["PARLEY_TEST_FOLDER"]), os.environ["STATIC_ROOT"]
+    del os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
+    (shared / WORKER).mkdir()
+    _start_servers(shared / WORKER)
+    os.environ["STATIC_ROOT"] = static
+
+
 def _settings() -> None:
     os.environ.update(
         DJANGO_SETTINGS_MODULE="chatbot.settings",
@@ -77,11 +88,15 @@ def _collect_static_files() -> None:
     )
 
 
-if WORKER:
+if WORKER and SERVERS_ARE_OURS in os.environ:
+    _start_servers_of_worker()
+elif WORKER:
     number = 1 + int(WORKER.removeprefix("gw"))
     os.environ["REDIS_URL"] = os.environ["REDIS_URL"].split("?")[0] + f"?db={number}"
     os.environ["REDIS_PREFIX"] = f"{WORKER}:"
 elif "PARLEY_TEST_FOLDER" not in os.environ:
     _settings()
-    _start_servers()
+    if not {"DATABASE_URL", "REDIS_URL"} & os.environ.keys():
+        os.environ[SERVERS_ARE_OURS] = "1"
+    _start_servers(Path(tempfile.mkdtemp(prefix="parley-test-")))
     _collect_static_files()
