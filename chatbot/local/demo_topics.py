@@ -46,6 +46,11 @@ class Section:
     body: str
     level: int = 2
 
+    @property
+    def place(self) -> tuple[bool, int]:
+        """What decides between sections that match equally: the least is the best."""
+        return self.file != GUIDE, -self.level
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -81,8 +86,8 @@ class Topics:
         if not asked:
             return None
         scores = [self._score(asked, index) for index in range(len(self.sections))]
-        # Of two that match equally the deeper one is more to the point, then the one read first.
-        ranked = sorted(range(len(scores)), key=lambda i: (-scores[i], -self.sections[i].level, i))
+        # Of two that match equally the guide's is meant, else the deeper one, as more to the point.
+        ranked = sorted(range(len(scores)), key=lambda i: (-scores[i], *self.sections[i].place, i))
         matching = [self.sections[index] for index in ranked if scores[index] > 0]
         return Found(matching[0], matching[1:3]) if matching else None
 
