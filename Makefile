@@ -14,12 +14,12 @@ export UV_SYSTEM_CERTS ?= true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up manage test check bench screenshots witness lock
+.PHONY: help up manage test check bench screenshots witness demo-tamper lock
 
 help: ## List these targets
 	@echo "Parley. Start it with \`make up\`."
 	@echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name does; do printf '%-18s %s\n' "$$name" "$$does"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name does; do printf '%-18s %s\n' "$$name" "$$does"; done
 
 up: .venv/runtime.stamp ## Start everything (DATA=./data HOST=127.0.0.1 PORT=8000)
 	@exec $(IN) -m chatbot.local.up
@@ -50,6 +50,9 @@ witness: ## Pack the witness of the audit log into one file (dist/witness.pyz)
 	@$(or $(PYTHON),python3) -m zipapp "$(DIST)/witness" -m audit.witness:main -o "$(DIST)/witness.pyz"
 	@rm -rf "$(DIST)/witness"
 	@echo "$(DIST)/witness.pyz: run it on another host, where Python has the package cryptography."
+
+demo-tamper: .venv/runtime.stamp ## Change an entry of an audit log of its own, and see it named
+	@exec $(IN) -m chatbot.demo_tamper
 
 lock: .venv/dev.stamp ## Renew requirements*.lock from pyproject.toml
 	@$(IN) -m uv pip compile -q --generate-hashes --universal --no-header --python-version 3.11 \
