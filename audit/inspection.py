@@ -2,6 +2,7 @@
 
     report = inspect_log()                        all of it
     report = inspect_log(since_checkpoint=1204)   what came after a checkpoint
+    report = inspect_log(against={name: note})    and whether it is what was published
 
 Leaves are read with their entries in the order of the tree, in constant memory: each entry must
 have the hash that its leaf keeps, the tree must have at the size of each checkpoint the root that
@@ -9,13 +10,14 @@ was signed, and the last signed head outside the database must be part of it. An
 where sealing has passed and has no leaf was slipped in.
 
 The public keys are those of the log's own history: who rewrites everything, the head outside
-included, is found only by those who keep a checkpoint of their own.
+included, is found only by those who keep a checkpoint of their own, and give it as `against`.
 """
 
 import heapq
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from django.db import connection
@@ -25,7 +27,7 @@ from django.db.models import Q
 from audit import folder, models
 from audit.leaves import BATCH, Place, StoredHashes, leaf_bytes, read_places
 from audit.log import Log
-from audit.merkle import MissingHash, append, range_frontiers
+from audit.merkle import MissingHash, append, range_frontiers, root_at
 from audit.removal import removed_below
 from audit.trail import personal_digest
 from audit.verify import (
@@ -34,6 +36,7 @@ from audit.verify import (
     ForkStatement,
     Note,
     NoteError,
+    ProofError,
     VerifierKey,
     leaf_hash,
     parse_checkpoint,
@@ -79,6 +82,8 @@ class Report:
     # Leaves whose entries were removed for their age.
     retired: int = 0
     checkpoints: int = 0
+    # Published checkpoints that were given, and are states of this log.
+    published: int = 0
     forks: int = 0
     # The number of the last checkpoint when the inspection began; 0 where there was none.
     last_checkpoint: int = 0
@@ -90,15 +95,21 @@ class Report:
         return not self.findings
 
 
-def inspect_log(since_checkpoint: int | None = None, progress: Progress | None = None) -> Report:
+def inspect_log(
+    since_checkpoint: int | None = None,
+    progress: Progress | None = None,
+    against: Mapping[str, str] = MappingProxyType({}),
+) -> Report:
     """Check the log, whole or what came after a checkpoint; `progress` gets leaves done and all.
 
-    What stands before `since_checkpoint` is taken as it was found then, but for its root. Raises
-    models.Checkpoint.DoesNotExist, and folder.FolderError where the head outside can't be read.
+    What stands before `since_checkpoint` is taken as it was found then, but for its root. `against`
+    are published checkpoints (signed notes, by a name for sentences), which the log has to contain.
+    Raises models.Checkpoint.DoesNotExist, and folder.FolderError where the head outside can't be
+    read.
     """
     began = time.monotonic()
     with connection.cursor() as cursor:
-        inspection = _Inspection(cursor, since_checkpoint)
+        inspection = _Inspection(cursor, since_checkpoint, against)
         inspection.run(progress or (lambda _done, _all: None))
     inspection.report.seconds = time.monotonic() - began
     return inspection.report
@@ -129,11 +140,15 @@ class _Signed:
     size: int
     name: str
     root: bytes
+    # Kept by somebody else: whoever rewrites this log, with its key even, does not reach it.
+    published: bool = False
 
 
 class _Inspection:
-    def __init__(self, cursor: CursorWrapper, since_checkpoint: int | None) -> None:
-        self._cursor = cursor
+    def __init__(
+        self, cursor: CursorWrapper, since_checkpoint: int | None, against: Mapping[str, str]
+    ) -> None:
+        self._cursor, self._against = cursor, against
         self._stored = StoredHashes(cursor)
         # The head first: beside a sealer the database is never behind it then.
         self._head = folder.read(folder.HEAD)
@@ -147,8 +162,8 @@ class _Inspection:
         # Leaves whose entry has another hash: index → (the leaf's, the entry's, id of the entry).
         self._unequal: dict[int, tuple[bytes, bytes, int]] = {}
         self._tree: CompactRange | None = CompactRange()
-        # The last size at which the tree had the root that was signed.
-        self._held = 0
+        # The last size at which the tree had the root that was signed, and that was published.
+        self._held = self._published_held = 0
         self._rewritten = False
         self._removed_below = removed_below()
         self._since = (
@@ -159,7 +174,9 @@ class _Inspection:
         begin = self._begin()
         self._check_forks()
         self._check_numbers()
-        self._signed = heapq.merge(self._signed_in_table(begin), self._signed_outside())
+        self._signed = heapq.merge(
+            self._signed_in_table(begin), self._signed_outside(), self._signed_elsewhere(begin)
+        )
         self._next_signed = next(self._signed, None)
         self._compare_roots()
         for start in range(begin, self._log.size, BATCH):
@@ -219,13 +236,16 @@ class _Inspection:
         if not self._let_go(signed):
             yield _Signed(signed.size, name, signed.root)
 
-    def _let_go(self, signed: Checkpoint) -> bool:
-        """Whether a declared fork says that the log does not go on from this checkpoint."""
+    def _let_go(self, signed: Checkpoint) -> models.Fork | None:
+        """Return the declared fork by which the log does not go on from this checkpoint, if any."""
         generations = {fork.origin: fork.generation for fork in self._forks}
         generation = generations.get(signed.origin, 1)
-        return any(
-            generation < fork.generation and signed.size > fork.resumed_size for fork in self._forks
+        let_go = (
+            fork
+            for fork in self._forks
+            if generation < fork.generation and signed.size > fork.resumed_size
         )
+        return next(let_go, None)
 
     def _signed_outside(self) -> Iterator[_Signed]:
         if self._head is None:
@@ -239,6 +259,44 @@ class _Inspection:
             return
         if not self._let_go(head):
             yield _Signed(head.size, "the head in AUDIT_FOLDER", head.root)
+
+    def _signed_elsewhere(self, begin: int) -> Iterator[_Signed]:
+        """Yield the published checkpoints from a size on, by size, and compare the others."""
+        published = sorted(filter(None, map(self._read_published, self._against)))
+        for signed in published:
+            if signed.size >= begin:
+                yield signed
+            else:
+                self._compare_published(signed)
+
+    def _read_published(self, name: str) -> _Signed | None:
+        try:
+            signed = parse_checkpoint(self._against[name], self._keys)
+        except (NoteError, ProofError) as error:
+            self._find(
+                "forged",
+                f"{name} is no checkpoint of this log, or the log's keys were exchanged: {error}",
+            )
+            return None
+        if fork := self._let_go(signed):
+            self._find(
+                "tail_missing",
+                f"{name} signed {signed.size} leaves of {signed.origin}. A declared fork set the"
+                f" log back to {fork.resumed_size}, where it goes on as {fork.origin}: what stood"
+                " behind is no part of it any more.",
+                fork.resumed_size,
+            )
+            return None
+        return _Signed(signed.size, name, signed.root, published=True)
+
+    def _compare_published(self, signed: _Signed) -> None:
+        """Compare the stored tree, which is not gone through so far back, with what was signed."""
+        try:
+            root = root_at(self._stored, signed.size)
+        except MissingHash as error:
+            self._find("removed", f"{error} {signed.name} can't be compared.", signed.size)
+        else:
+            self._compare_root(signed, root)
 
     def _check_forks(self) -> None:
         self.report.forks = len(self._forks)
@@ -373,26 +431,39 @@ class _Inspection:
         tree = self._tree
         while tree and self._next_signed and self._next_signed.size <= tree.size:
             signed, self._next_signed = self._next_signed, next(self._signed, None)
-            if signed.size < tree.size:
-                continue
-            if signed.root == tree.root():
-                self._held = signed.size
-            elif not self._rewritten:
-                self._rewritten = True
-                self._find(
-                    "rewritten",
-                    f"The first {signed.size} leaves are not those that {signed.name} signed:"
-                    f" leaves from {self._held} on were changed, removed or slipped in, and the"
-                    " tree was made to fit.",
-                    self._held,
-                )
+            if signed.size == tree.size:
+                self._compare_root(signed, tree.root())
+
+    def _compare_root(self, signed: _Signed, root: bytes) -> None:
+        """Compare a root of the tree as it is with what was signed.
+
+        Of what was signed here the first that differs tells enough. Each published one is told.
+        """
+        held = self._published_held if signed.published else self._held
+        if signed.root == root:
+            self._hold(signed)
+        elif signed.published or not self._rewritten:
+            self._rewritten = self._rewritten or not signed.published
+            self._find(
+                "rewritten",
+                f"The first {signed.size} leaves are not those that {signed.name} signed:"
+                f" leaves from {held} on were changed, removed or slipped in, and the"
+                " tree was made to fit.",
+                held,
+            )
+
+    def _hold(self, signed: _Signed) -> None:
+        self._held = max(self._held, signed.size)
+        if signed.published:
+            self._published_held = signed.size
+            self.report.published += 1
 
     def _check_end(self) -> None:
         """What was signed for more leaves than there are tells of a tail that was cut off."""
         beyond = [signed for signed in (self._next_signed, *self._signed) if signed]
         cut = [signed for signed in beyond if signed.size > self._log.size]
-        if cut:
-            last = max(cut)
+        here = [signed for signed in cut if not signed.published]
+        for last in [*here[-1:], *(signed for signed in cut if signed.published)]:
             self._find(
                 "tail_missing",
                 f"{last.size} leaves were signed ({last.name}), and {self._log.size} are there: the"

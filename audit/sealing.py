@@ -62,6 +62,7 @@ BY = System("sealing")
 _LOCK = 0x7365616C
 
 Code = Literal["no_key", "bad_key", "wrong_key", "behind", "inconsistent", "restored", "folder"]
+_REMOVED = " Somebody removed them. `manage.py audit_verify` says more. Restore them from a backup."
 _FORK = " If that can't be, an operator says so with `manage.py audit_fork --reason …`."
 
 
@@ -116,6 +117,8 @@ def seal(batch: int = BATCH) -> Sealed | Refused:
             return _seal(batch) if alone else _NOTHING
     except SealingRefused as refusal:
         return Refused(refusal.code, str(refusal))
+    except MissingHash as error:
+        return Refused("inconsistent", f"{error}{_REMOVED}")
     except folder.FolderError as error:
         return Refused(
             "folder", f"AUDIT_FOLDER can't be used ({error}). It holds the last signed head."
@@ -141,13 +144,20 @@ def declare_fork(reason: str, by: Actor) -> models.Fork:
     """Let the log go on from what the database holds, under a new origin, and say so, signed.
 
     Every entry without a leaf gets one. The next `seal` signs. Raises SealingRefused where there is
-    no key or no folder, ForkNotNeeded where the log goes on as it is.
+    no key or no folder, or where hashes are missing without which the tree has no root;
+    ForkNotNeeded where the log goes on as it is.
     """
     try:
         with folder.locked() as alone, transaction.atomic(), connection.cursor() as cursor:
             if not (alone and _is_alone(cursor)):
                 raise SealingRefused("folder", "The log is being sealed. Try again in a moment.")
             return _fork(cursor, Log.read(cursor), reason, by)
+    except MissingHash as error:
+        raise SealingRefused(
+            "inconsistent",
+            f"{error} Without them the tree has no root, so no fork can be declared either. Only a"
+            " restore helps: bring these rows of audit_leaf and audit_node back from a backup.",
+        ) from error
     except folder.FolderError as error:
         raise SealingRefused("folder", f"AUDIT_FOLDER can't be used ({error}).") from error
 
@@ -402,10 +412,7 @@ def _root_at(cursor: CursorWrapper, size: int) -> bytes:
     try:
         return root_at(StoredHashes(cursor), size)
     except MissingHash as error:
-        raise SealingRefused(
-            "inconsistent",
-            f"{error} Somebody removed them. `manage.py audit_verify` says more." + _FORK,
-        ) from error
+        raise SealingRefused("inconsistent", f"{error}{_REMOVED}{_FORK}") from error
 
 
 # --- forks -----------------------------------------------------------------------------------
@@ -425,7 +432,7 @@ def _fork(cursor: CursorWrapper, log: Log, reason: str, by: Actor) -> models.For
         old_size=head.size if head else 0,
         old_root=head.root if head else EMPTY_ROOT,
         resumed_size=log.size,
-        resumed_root=_root_at(cursor, log.size),
+        resumed_root=root_at(StoredHashes(cursor), log.size),
         size=_adopt(cursor, log),
         cursor_transaction=log.oldest_running,
         reason=clean(reason, 500),

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -15,9 +16,10 @@ from audit.inspection import inspect_log
 from audit.leaves import StoredHashes, leaf_bytes, read_places
 from audit.merkle import append, root_at
 from audit.models import Checkpoint, Entry, Fork, Leaf, PersonalDetails, SigningKey
-from audit.sealing import ForkNotNeeded, Sealed, declare_fork, seal, state
+from audit.sealing import ForkNotNeeded, Sealed, SealingRefused, declare_fork, seal, state
 from audit.trail import System
 from audit.verify import Note, VerifierKey, leaf_hash
+from audit.witness import WitnessKey
 from tests.audit.conftest import SEED, behind_the_triggers
 
 BY = System("tests")
@@ -201,7 +203,7 @@ def test_even_with_the_key_the_head_outside_tells(log):
     rewrite(
         150,
         checkpoints=True,
-        signer=PrivateKey.from_seed("parley.example/log", base64.b64decode(SEED)),
+        signer=own_key(),
     )
     (finding,) = inspect_log().findings
     assert finding.kind == "rewritten"
@@ -253,6 +255,115 @@ def test_many_findings_are_counted(log, monkeypatch):
     behind_the_triggers("UPDATE audit_entry SET reason = 'x'")
     report = inspect_log()
     assert (len(report.findings), report.more) == (10, 590)
+
+
+# --- what was published ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(log, tmp_path):
+    """Return the file of a checkpoint of so many leaves, as somebody else has kept it."""
+    notes = {row.size: row.note for row in Checkpoint.objects.all()}
+
+    def file(size: int) -> str:
+        path = tmp_path / f"checkpoint-{size}.txt"
+        path.write_text(notes[size])
+        return str(path)
+
+    return file
+
+
+def against(*files: str) -> list[inspection.Finding]:
+    return inspect_log(against={name: Path(name).read_text() for name in files}).findings
+
+
+def own_key() -> PrivateKey:
+    return PrivateKey.from_seed("parley.example/log", base64.b64decode(SEED))
+
+
+def rewrite_all_with_the_key(index: int, folder: Path) -> None:
+    """Rewrite the log from an entry on so that nothing of it contradicts anything of it."""
+    rewrite(index, checkpoints=True, signer=own_key())
+    (folder / "head").write_text(Checkpoint.objects.latest("number").note)
+
+
+def test_published_checkpoints_are_part_of_the_log(published):
+    files = [published(100), published(300), published(600)]
+    report = inspect_log(against={name: Path(name).read_text() for name in files})
+    assert (report.findings, report.published) == ([], 3)
+
+
+def test_cosigned_checkpoint_is_taken_as_it_came(published):
+    path = Path(published(300))
+    witness = WitnessKey.made("witness.example")
+    text = Note.parse(path.read_text()).text
+    path.write_text(path.read_text() + witness.cosign(text, 1_700_000_000).line)
+    assert against(str(path)) == []
+
+
+def test_log_rewritten_with_the_key_is_found_by_who_kept_a_checkpoint(published, folder):
+    rewrite_all_with_the_key(150, folder)
+    assert inspect_log().holds
+    findings = against(published(100), published(300), published(600))
+    assert [(f.kind, f.index) for f in findings] == [("rewritten", 100), ("rewritten", 100)]
+    assert "checkpoint-300.txt signed" in findings[0].sentence
+    assert "checkpoint-600.txt signed" in findings[1].sentence
+
+
+def test_end_that_was_cut_off_everywhere_is_found_by_who_kept_a_checkpoint(published, folder):
+    cut(300)
+    (folder / "head").write_text(Checkpoint.objects.latest("number").note)
+    assert inspect_log().holds
+    (finding,) = against(published(300), published(600))
+    assert (finding.kind, finding.index) == ("tail_missing", 300)
+    assert "600 leaves were signed" in finding.sentence
+    assert "checkpoint-600.txt" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    "signer",
+    [
+        PrivateKey.from_seed("parley.example/log", bytes(32)),
+        PrivateKey.from_seed("other.example/log", base64.b64decode(SEED)),
+    ],
+    ids=["another key", "another log"],
+)
+def test_published_checkpoint_of_another_signer_is_refused(log, tmp_path, signer):
+    root = Checkpoint.objects.get(size=300).root
+    file = tmp_path / "given.txt"
+    file.write_text(checkpoint_text(signer.name, 300, bytes(root), [signer]))
+    (finding,) = against(str(file))
+    assert finding.kind == "forged"
+    assert "given.txt is no checkpoint of this log" in finding.sentence
+
+
+def test_end_that_a_declared_fork_gave_up_is_told(published):
+    cut(300)
+    declare_fork("restored", BY)
+    seal()
+    (finding,) = against(published(300), published(600))
+    assert (finding.kind, finding.index) == ("tail_missing", 300)
+    assert "A declared fork set the log back to 300" in finding.sentence
+
+
+def test_published_checkpoint_from_before_the_last_inspection_is_compared(published, folder):
+    verify()
+    code, words = verify("--since-last", "--against", published(300))
+    assert (code, "1 published checkpoint(s) are part of it" in words) == (0, True)
+    kept = published(300)
+    rewrite_all_with_the_key(150, folder)
+    verify()
+    code, words = verify("--since-last", "--against", kept)
+    assert code == 1
+    assert "rewritten: The first 300 leaves are not those" in words
+
+
+def test_file_that_is_none_is_an_error_of_the_call(log, tmp_path):
+    with pytest.raises(CommandError, match="No such file"):
+        verify("--against", str(tmp_path / "absent"))
+    (tmp_path / "binary").write_bytes(b"\xff\x00")
+    with pytest.raises(CommandError, match="no text"):
+        verify("--against", str(tmp_path / "binary"))
 
 
 # --- commands --------------------------------------------------------------------------------
@@ -388,3 +499,25 @@ def test_fork_needs_a_key(log, monkeypatch):
     with pytest.raises(CommandError, match="AUDIT_SIGNING_KEY is not set"):
         call_command("audit_fork", reason="x", stdout=io.StringIO())
     assert not Fork.objects.exists()
+
+
+def test_without_hashes_that_a_root_needs_only_a_restore_helps(log, write):
+    behind_the_triggers("DELETE FROM audit_leaf WHERE index = 590")
+    write(2)
+    refused = seal()
+    assert (refused.code, "Restore them" in refused.sentence) == ("inconsistent", True)
+    with pytest.raises(SealingRefused, match="Only a restore helps"):
+        declare_fork("somebody removed a leaf", BY)
+    assert not Fork.objects.exists()
+
+
+def test_missing_leaf_that_was_not_signed_yet_stops_sealing_with_a_sentence(
+    log, write_many, folder
+):
+    behind_the_triggers("DELETE FROM audit_checkpoint WHERE size > 300")
+    (folder / "head").write_text(Checkpoint.objects.latest("number").note)
+    behind_the_triggers("DELETE FROM audit_leaf WHERE index = 550")
+    # They fill the block of 256 leaves in which one is missing.
+    write_many(200)
+    refused = seal()
+    assert (refused.code, "Restore them" in refused.sentence) == ("inconsistent", True)
