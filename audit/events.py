@@ -156,6 +156,11 @@ EVENTS: dict[str, Event] = {
         " of one. Of a personal or long value it tells that it changed, not what it was.",
         ("action", "changes"),
     ),
+    "keyring.rotated": Event(
+        _G.ADMINISTRATION,
+        "The keys of what people say were wrapped by another master key.",
+        ("rewrapped",),
+    ),
     "audit.proof_downloaded": Event(
         _G.AUDIT_LOG, "Somebody downloaded the proof of an entry.", ("checkpoint",)
     ),

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,17 @@ def recording() -> Table:
     from django.db import connection, transaction  # noqa: PLC0415 - after Django's setup
 
     from audit.trail import System, record  # noqa: PLC0415
-    from conversations.encryption import content_digest  # noqa: PLC0415
+    from conversations.encryption import SealKey, content_digest  # noqa: PLC0415
+    from conversations.keyring import KeyDay  # noqa: PLC0415
 
     by, talk = System("benchmark"), uuid.uuid4()
+    key = SealKey(talk, KeyDay(1, datetime.now(UTC).date()))
     said = "What did the committee decide about the refund of travel costs? " * 60
 
     def audited() -> None:
         with transaction.atomic():
             for event in ("turn.started", "turn.ended"):
-                digest = content_digest(said, talk)
+                digest = content_digest(said, key)
                 target = ("conversations.conversation", str(talk))
                 record(by, event, target, turn=str(talk), reply=str(talk), digest=digest)
 

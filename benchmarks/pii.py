@@ -10,6 +10,7 @@ import os
 import platform
 import secrets
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -187,6 +188,7 @@ def _ready() -> None:
         "DJANGO_SETTINGS_MODULE": "chatbot.settings",
         "SECRET_KEY": secrets.token_hex(32),
         "CONTENT_KEYS": "A" * 43 + "=",
+        "KEYRING": tempfile.mkdtemp(),
         "DATABASE_URL": "postgres:///none",
         "REDIS_URL": "redis:///0",
     }.items():

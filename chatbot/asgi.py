@@ -18,6 +18,7 @@ _pages = get_asgi_application()
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
+from django.core.exceptions import ImproperlyConfigured  # noqa: E402
 from django.db import DatabaseError  # noqa: E402
 from servestatic import ServeStaticASGI  # noqa: E402
 
@@ -25,6 +26,7 @@ from accounts.access import System  # noqa: E402
 from chatbot import telemetry  # noqa: E402
 from chatbot.database import db  # noqa: E402
 from conversations.doors.size import bounded  # noqa: E402
+from conversations.keyring import keyring  # noqa: E402
 from conversations.reply.runner import runner  # noqa: E402
 from conversations.routing import router as sockets  # noqa: E402
 from prompts.catalogue import offers_for  # noqa: E402
@@ -59,6 +61,11 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await _site(scope, receive, send)
         return
     await receive()
+    try:
+        await asyncio.to_thread(lambda: keyring().require_masters())
+    except ImproperlyConfigured as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
     telemetry.forget_ended_processes()
     await runner().ready()
     await send({"type": "lifespan.startup.complete"})

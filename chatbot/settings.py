@@ -18,6 +18,9 @@ DEBUG = env.bool("DEBUG", default=False)
 HTTPS = env.bool("HTTPS", default=True)
 SECRET_KEY = read_secret("SECRET_KEY")
 CONTENT_KEYS = read_secret("CONTENT_KEYS")
+# Where the keys of days rest: a folder, or aws: and a prefix. Without a default on purpose: a
+# folder that vanishes with a container would take everything said with it.
+KEYRING = env.str("KEYRING")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 

@@ -27,6 +27,9 @@ ID_NAMES = ("request_id", "trace_id", "turn_id")
 
 turns_ended = Counter("parley_turns_total", "Turns that ended, by outcome", ["outcome"])
 turns_refused = Counter("parley_turns_refused_total", "Turns that did not begin, by why", ["code"])
+unreadable_texts = Counter(
+    "parley_unreadable_texts_total", "Stored texts that could not be opened when somebody looked"
+)
 first_token = Histogram(
     "parley_first_token_seconds",
     "From having the question to the provider's first token",

@@ -1,139 +1,139 @@
 """What people say, sealed: AES-256-GCM (NIST SP 800-38D), bound to where it rests.
 
-A sealed value is `format (1) | key id (16) | nonce (12) | ciphertext and tag`. The associated data
-name the place (table, row and column, or stream and cursor), so a value that is moved to another
-row or column does not open. The key id says which key opens it, so several keys live side by side
-and a new one takes over without a rewrite.
+A sealed value is `format (1) | retention class (1) | day (2) | nonce (12) | ciphertext and tag`,
+the day as days since 1970 by UTC. The key is that of its conversation on that day (`keyring`), and
+the associated data name conversation and place (table, row and column, or stream and cursor): a
+value that is moved elsewhere does not open. When the key of the day is destroyed, nothing opens it.
 
 Models keep a `BinaryField` and read and write it through `SealedText`; nothing else in the project
 turns sealed bytes into words.
 """
 
-import base64
-import binascii
-import hashlib
 import hmac
 import os
 import uuid
-from functools import lru_cache
+from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import overload
 
+import structlog
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 
-FORMAT = b"\x01"
-KEY_ID_BYTES = 16
-NONCE_BYTES = 12
-_HEAD_BYTES = 1 + KEY_ID_BYTES + NONCE_BYTES
+from chatbot import telemetry
+from conversations.keyring import NONCE_BYTES, KeyDay, Unreadable, keyring
+
+logger = structlog.get_logger(__name__)
+
+FORMAT = b"\x02"
+_HEAD_BYTES = 4
+_EPOCH = date(1970, 1, 1)
 
 
-class Unreadable(Exception):
-    """A sealed value can't be opened: its key is gone, or it was changed or moved."""
+@dataclass(frozen=True, slots=True)
+class SealKey:
+    """Under which key something is sealed: that of a conversation, on a day."""
+
+    conversation_id: uuid.UUID
+    day: KeyDay
 
 
-class Keyring:
-    """The keys at hand: one seals, all open."""
-
-    def __init__(self, keys: list[bytes]) -> None:
-        self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
-        self._current = _key_id(keys[0])
-        self._current_key = keys[0]
-
-    def derived(self, purpose: bytes, whose: bytes) -> bytes:
-        """Return 32 bytes for this purpose and owner, by HKDF-SHA-256 (RFC 5869).
-
-        They follow from the current key alone: another key, other bytes. Never store what needs
-        them to be read again.
-        """
-        info = b"parley " + purpose + b"\x00" + whose
-        return HKDF(hashes.SHA256(), length=32, salt=None, info=info).derive(self._current_key)
-
-    def seal(self, plain: bytes, place: str) -> bytes:
-        """Encrypt `plain` for `place`."""
-        nonce = os.urandom(NONCE_BYTES)
-        sealed = self._ciphers[self._current].encrypt(nonce, plain, place.encode())
-        return FORMAT + self._current + nonce + sealed
-
-    def open(self, sealed: bytes, place: str) -> bytes:
-        """Decrypt what was sealed for `place`. Raises Unreadable."""
-        cipher = self._ciphers.get(sealed[1 : 1 + KEY_ID_BYTES])
-        if sealed[:1] != FORMAT or cipher is None:
-            raise Unreadable(f"No key at hand opens the value at {place}.")
-        nonce, body = sealed[1 + KEY_ID_BYTES : _HEAD_BYTES], sealed[_HEAD_BYTES:]
-        try:
-            return cipher.decrypt(nonce, body, place.encode())
-        except InvalidTag as error:
-            raise Unreadable(f"The value at {place} was changed or moved.") from error
+def seal(plain: bytes, place: str, key: SealKey) -> bytes:
+    """Encrypt `plain` for `place`. Raises KeyGone for a day that is over and has no key."""
+    cipher = keyring().cipher(key.day, key.conversation_id, may_make=True)
+    nonce = os.urandom(NONCE_BYTES)
+    sealed = cipher.encrypt(nonce, plain, _bound_to(place, key.conversation_id))
+    return _head(key.day) + nonce + sealed
 
 
-def _key_id(key: bytes) -> bytes:
-    return hashlib.sha256(b"parley content key\x00" + key).digest()[:KEY_ID_BYTES]
-
-
-def _decode_key(text: str) -> bytes:
+def open_sealed(sealed: bytes, place: str, conversation_id: uuid.UUID) -> bytes:
+    """Decrypt what was sealed for `place` in a conversation. Raises Unreadable."""
+    cipher = keyring().cipher(day_of(sealed), conversation_id)
+    nonce, body = sealed[_HEAD_BYTES:][:NONCE_BYTES], sealed[_HEAD_BYTES + NONCE_BYTES :]
     try:
-        key = base64.b64decode(text.strip(), validate=True)
-    except binascii.Error as error:
-        raise ImproperlyConfigured("CONTENT_KEYS holds something that is not base64.") from error
-    if len(key) != 32:
-        raise ImproperlyConfigured(
-            "Each of CONTENT_KEYS must be 32 random bytes in base64: `openssl rand -base64 32`."
-        )
-    return key
+        return cipher.decrypt(nonce, body, _bound_to(place, conversation_id))
+    except (InvalidTag, ValueError) as error:
+        raise Unreadable(f"The value at {place} was changed or moved.") from error
 
 
-@lru_cache(maxsize=4)
-def _keyring_of(configured: str) -> Keyring:
-    return Keyring([_decode_key(text) for text in configured.split(",") if text.strip()])
-
-
-def keyring() -> Keyring:
-    """Return the keys of `CONTENT_KEYS`. Raises ImproperlyConfigured when one is malformed."""
-    return _keyring_of(settings.CONTENT_KEYS)
-
-
-def content_digest(text: str, conversation_id: uuid.UUID) -> str:
+def content_digest(text: str, key: SealKey) -> str:
     """Return HMAC-SHA-256 (RFC 2104) of a text under a key of its conversation, in hexadecimal.
 
-    Who has text and key can show that this was said; without the key nobody can try out what it
-    may have been. The key follows from the content key in use (HKDF) and dies with it.
+    Who has text and key can show that this was said; without the key nobody can try out what it may
+    have been. It dies with the key of the day. Raises KeyGone.
     """
-    key = keyring().derived(b"content digest", conversation_id.bytes)
-    return hmac.digest(key, text.encode(), "sha256").hex()
+    secret = keyring().derived(b"content digest", key.day, key.conversation_id)
+    return hmac.digest(secret, text.encode(), "sha256").hex()
+
+
+def day_of(sealed: bytes) -> KeyDay:
+    """Return which day's key opens a value. Raises Unreadable when it is none of ours."""
+    if sealed[:1] != FORMAT or len(sealed) < _HEAD_BYTES:
+        raise Unreadable("No key at hand opens a value of another format.")
+    return KeyDay(sealed[1], _EPOCH + timedelta(days=int.from_bytes(sealed[2:4])))
+
+
+def _head(day: KeyDay) -> bytes:
+    return FORMAT + bytes([day.retention_class]) + (day.day - _EPOCH).days.to_bytes(2)
+
+
+def _bound_to(place: str, conversation_id: uuid.UUID) -> bytes:
+    return f"{conversation_id}/{place}".encode()
+
+
+class SealedRow(models.Model):
+    """A row with `SealedText`. It makes its primary key itself, before any text is set."""
+
+    class Meta:
+        abstract = True
+
+    def owning_conversation(self) -> uuid.UUID:
+        """Return the id of the conversation under whose keys the text is."""
+        raise NotImplementedError
+
+    def seal_key(self) -> SealKey:
+        """Return the key under which text is sealed now."""
+        raise NotImplementedError
 
 
 class SealedText:
     """A text attribute of a model, kept sealed in a `BinaryField` of the same row.
 
-    The primary key is part of the place, so it must be known before the text is set: the models
-    make their keys themselves.
+    Table, primary key and column are the place.
     """
 
     def __init__(self, column: str) -> None:
         self.column = column
 
-    def _place(self, row: models.Model) -> str:
+    def _place(self, row: SealedRow) -> str:
         return f"{row._meta.db_table}/{row.pk}/{self.column}"
 
     @overload
     def __get__(self, row: None, owner: type) -> "SealedText": ...
     @overload
-    def __get__(self, row: models.Model, owner: type) -> str: ...
+    def __get__(self, row: SealedRow, owner: type) -> str: ...
 
-    def __get__(self, row: models.Model | None, owner: type) -> "SealedText | str":
+    def __get__(self, row: SealedRow | None, owner: type) -> "SealedText | str":
         if row is None:
             return self
-        sealed = getattr(row, self.column)
-        return keyring().open(bytes(sealed), self._place(row)).decode() if sealed else ""
+        sealed = bytes(getattr(row, self.column))
+        if not sealed:
+            return ""
+        return open_sealed(sealed, self._place(row), row.owning_conversation()).decode()
 
-    def __set__(self, row: models.Model, text: str) -> None:
+    def __set__(self, row: SealedRow, text: str) -> None:
         setattr(row, self.column, self.sealed(row, text))
 
-    def sealed(self, row: models.Model, text: str) -> bytes:
+    def sealed(self, row: SealedRow, text: str) -> bytes:
         """Return what the column will hold for `text`; nothing for the empty text."""
-        return keyring().seal(text.encode(), self._place(row)) if text else b""
+        return seal(text.encode(), self._place(row), row.seal_key()) if text else b""
+
+    def is_readable(self, row: SealedRow) -> bool:
+        """Whether the text opens; one that does not is reported, by its place alone."""
+        try:
+            self.__get__(row, type(row))
+        except Unreadable as error:
+            logger.error("unreadable", place=self._place(row), reason=type(error).__name__)
+            telemetry.unreadable_texts.inc()
+            return False
+        return True

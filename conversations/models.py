@@ -4,7 +4,8 @@ Contents and titles exist only sealed (`encryption`). A question and its reply a
 reply's row is written before the provider is called, so that after any crash the history is honest.
 """
 
-from datetime import UTC, datetime, timedelta
+import uuid
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,15 @@ from django.conf import settings
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q, Value
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Cast, Coalesce, Now
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.functional import cached_property
 from uuid_utils.compat import uuid7
 
 from accounts.models import Role, User
-from conversations.encryption import SealedText
+from conversations.encryption import SealedRow, SealedText, SealKey
+from conversations.keyring import KeyDay
 from prompts.models import PromptVersion
 
 if TYPE_CHECKING:
@@ -38,7 +42,18 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
 LAST_SEEN_PRECISION = timedelta(minutes=1)
 
 
-class Conversation(models.Model):
+class RetentionClass(models.IntegerChoices):
+    """How long what is said is kept; day keys are made for each of them."""
+
+    STANDARD = 1
+    TEMPORARY = 2
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+class Conversation(SealedRow):
     """A tree of messages with one owner. `leaf` is the end of the branch that the page shows."""
 
     class Lifecycle(models.TextChoices):
@@ -52,6 +67,14 @@ class Conversation(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="conversations"
     )
     title_sealed = models.BinaryField(default=bytes)
+    retention_class = models.PositiveSmallIntegerField(
+        default=RetentionClass.STANDARD, db_default=RetentionClass.STANDARD
+    )
+    key_day = models.DateField(
+        default=_today,
+        db_default=Cast(Now(), models.DateField()),
+        help_text="The day whose key serves the conversation as a whole, by UTC.",
+    )
     lifecycle = models.CharField(max_length=8, choices=Lifecycle.choices, default=Lifecycle.ACTIVE)
     leaf = models.ForeignKey(
         "Message", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
@@ -91,6 +114,23 @@ class Conversation(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("conversation", args=[self.pk])
 
+    @cached_property
+    def shown_title(self) -> str:
+        """The title; empty while there is none, or where it can't be read."""
+        return self.title if Conversation.title.is_readable(self) else ""
+
+    def owning_conversation(self) -> uuid.UUID:
+        """Return its own id."""
+        return self.pk
+
+    def seal_key(self) -> SealKey:
+        """Return the key of today: a title is given today, whatever it sums up."""
+        return SealKey(self.pk, KeyDay(self.retention_class, _today()))
+
+    def lasting_key(self) -> SealKey:
+        """Return the key from which follows what must stay the same through the conversation."""
+        return SealKey(self.pk, KeyDay(self.retention_class, self.key_day))
+
     def seen(self) -> None:
         """Note that its owner opens it; writes at most once a minute."""
         now = datetime.now(UTC)
@@ -111,7 +151,7 @@ class Runner(models.Model):
         return f"{self.host}:{self.pid}"
 
 
-class Message(models.Model):
+class Message(SealedRow):
     """A question, a reply, or a system message."""
 
     class Role(models.TextChoices):
@@ -148,7 +188,7 @@ class Message(models.Model):
         blank=True,
         help_text="Made by the client, so that a question sent twice arrives once.",
     )
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=timezone.now)
 
     # Replies only
     thinking_sealed = models.BinaryField(default=bytes)
@@ -227,6 +267,20 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role} {self.pk}"
+
+    def owning_conversation(self) -> uuid.UUID:
+        """Return the conversation's id."""
+        return self.conversation_id
+
+    def seal_key(self) -> SealKey:
+        """Return the key of the day on which it was begun."""
+        day = self.created_at.astimezone(UTC).date()
+        return SealKey(self.conversation_id, KeyDay(self.conversation.retention_class, day))
+
+    @cached_property
+    def is_readable(self) -> bool:
+        """Whether what it says can be shown: its key is there, and nobody changed it."""
+        return Message.content.is_readable(self) and Message.thinking.is_readable(self)
 
     @property
     def is_reply(self) -> bool:
@@ -472,7 +526,7 @@ class PolicyRuleVersion(PolicyTerms):
         return f"{self.name} v{self.number}"
 
 
-class Feedback(models.Model):
+class Feedback(SealedRow):
     """What its owner thinks of a reply: a thumb, and perhaps words about it."""
 
     class Rating(models.TextChoices):
@@ -498,3 +552,11 @@ class Feedback(models.Model):
 
     def __str__(self) -> str:
         return f"Feedback {self.pk}"
+
+    def owning_conversation(self) -> uuid.UUID:
+        """Return the conversation's id."""
+        return self.reply.conversation_id
+
+    def seal_key(self) -> SealKey:
+        """Return the key of the reply: what is said about it goes with it."""
+        return self.reply.seal_key()

@@ -64,7 +64,7 @@ class Page:
 
     @property
     def title(self) -> str:
-        return self.conversation.title or "New conversation"
+        return self.conversation.shown_title or "New conversation"
 
     @property
     def is_demo(self) -> bool:

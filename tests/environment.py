@@ -51,6 +51,7 @@ def _start_servers(folder: Path) -> None:
         TEST_APPLICATION_URL=given.database_url,
         REDIS_URL=given.redis_url,
         STATIC_ROOT=str(folder / "static"),
+        KEYRING=str(folder / "keyring"),
         PROMETHEUS_MULTIPROC_DIR=str(folder / "metrics"),
         PARLEY_TEST_FOLDER=str(folder),
     )

@@ -36,7 +36,7 @@ _MADE_SECRETS: dict[str, Callable[[], str]] = {
 _SHARED = (
     *("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", *_MADE_SECRETS),
     *("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "PROVIDER_IS_DEMO"),
-    *("REDIS_PREFIX", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "HTTPS", "STATIC_ROOT"),
+    *("KEYRING", "REDIS_PREFIX", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "HTTPS", "STATIC_ROOT"),
     *("AUDIT_ORIGIN", "AUDIT_FOLDER", "AUDIT_SIGNING_KEY_PREVIOUS"),
     *("AUDIT_STREAM_TO", "AUDIT_PUBLISH_TO", "AUDIT_STREAM_SECRET"),
     *("EMAIL_URL", "EMAIL_DIR", "DEFAULT_FROM_EMAIL"),
@@ -63,6 +63,7 @@ def application_environment(
         "HTTPS": "false",
         "ALLOWED_HOSTS": ",".join(allowed_hosts(host)),
         "STATIC_ROOT": str(data / "static"),
+        "KEYRING": str(data / "keyring"),
         "AUDIT_FOLDER": str(data / "audit"),
     }
     if not given(env, "EMAIL_URL"):

@@ -3,6 +3,7 @@
     run/       sockets, pids, the lock, the scheduler's file, metrics of running processes
     logs/      one file per process
     secrets/   keys and passwords, made at the first start
+    keyring/   the keys of days, wrapped; leave it out of backups of the rest
     postgres/  redis/  static/  mail/
 
 The folder is made with mode 0700; no folder above it is ever changed.

@@ -91,6 +91,7 @@ class MessageOut(Schema):
     state: State
     content: str
     thinking: str
+    readable: bool = Field(description="False: what was said can't be opened any more.")
     created_at: datetime
     ended_at: datetime | None
     finish_reason: str
@@ -170,7 +171,7 @@ def session_out(conversation: Conversation) -> dict[str, Any]:
     """Return the members of SessionOut."""
     return {
         "id": conversation.pk,
-        "title": conversation.title,
+        "title": conversation.shown_title,
         "state": conversation.lifecycle,
         "created_at": conversation.created_at,
         "last_message_at": conversation.last_message_at,
@@ -197,8 +198,9 @@ def message_out(message: Message) -> dict[str, Any]:
         "session_id": message.conversation_id,
         "parent_id": message.parent_id,
         "role": message.role,
-        "content": message.content,
-        "thinking": message.thinking,
+        "content": message.content if message.is_readable else "",
+        "thinking": message.thinking if message.is_readable else "",
+        "readable": message.is_readable,
         "created_at": message.created_at,
         "ended_at": message.ended_at,
         **_ending(message),
@@ -208,7 +210,8 @@ def message_out(message: Message) -> dict[str, Any]:
 
 def feedback_out(feedback: Feedback) -> dict[str, Any]:
     """Return the members of FeedbackOut."""
-    return {"rating": str(feedback.rating), "comment": feedback.comment}
+    comment = feedback.comment if Feedback.comment.is_readable(feedback) else ""
+    return {"rating": str(feedback.rating), "comment": comment}
 
 
 def _ending(message: Message) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Delivery:
     ) -> None:
         self._reply, self._log, self._active = reply, log, active
         self._on_lost, self._on_stop = on_lost, on_stop
+        self._sealed_by = reply.seal_key()
         self._text, self._thinking = reply.content, reply.thinking
         self._blocks = BlockStream.resume(self._text)[0]
         self._new_text: list[str] = []
@@ -200,9 +201,7 @@ class Delivery:
         while self._outbox:
             frame = self._outbox[0]
             try:
-                await self._log.append(
-                    self._reply.conversation_id, frame, last=last and len(self._outbox) == 1
-                )
+                await self._log.append(self._sealed_by, frame, last=last and len(self._outbox) == 1)
             except REDIS_FAULTS as error:
                 logger.warning("frame_waits", error=type(error).__name__, waiting=len(self._outbox))
                 await asyncio.sleep(REDIS_RETRY_SECONDS)

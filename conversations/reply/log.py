@@ -26,7 +26,8 @@ from django.conf import settings
 from redis.exceptions import RedisError, ResponseError
 
 from conversations.cancelling import cancelled
-from conversations.encryption import keyring
+from conversations.encryption import SealKey, open_sealed, seal
+from conversations.keyring import Unreadable
 
 logger = structlog.get_logger(__name__)
 
@@ -137,10 +138,13 @@ class Log:
         self._waiting: list[_Addition] = []
         self._sending: asyncio.Task[None] | None = None
 
-    async def append(self, conversation_id: object, frame: Frame, *, last: bool = False) -> None:
-        """Append one frame. Safe to repeat. Raises FencedOut, or Redis' errors."""
-        key, cursor = key_of(conversation_id), frame.cursor
-        sealed = keyring().seal(frame.html.encode(), _place(key, cursor))
+    async def append(self, sealed_by: SealKey, frame: Frame, *, last: bool = False) -> None:
+        """Append one frame to the log of the key's conversation. Safe to repeat.
+
+        Raises FencedOut, or Redis' errors.
+        """
+        key, cursor = key_of(sealed_by.conversation_id), frame.cursor
+        sealed = seal(frame.html.encode(), _place(key, cursor), sealed_by)
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(_Addition(key, cursor, sealed, last, done))
         if self._sending is None or self._sending.done():
@@ -340,11 +344,17 @@ def _by_key(answer: Any) -> Iterable[tuple[bytes, list[Any]]]:
 
 
 def _frames(key: bytes, entries: list[Any]) -> list[Frame]:
-    ring, name = keyring(), key.decode()
+    name = key.decode()
+    conversation_id = uuid.UUID(name.rpartition(":")[2])
     found = []
     for entry_id, fields in entries:
         cursor = Cursor.of_entry(entry_id)
-        html = ring.open(fields[b"f"], _place(name, cursor)).decode()
+        try:
+            html = open_sealed(fields[b"f"], _place(name, cursor), conversation_id).decode()
+        except Unreadable as error:
+            # Its absence shows as a gap, and the reader starts over from the database.
+            logger.error("frame_unreadable", cursor=str(cursor), reason=type(error).__name__)
+            continue
         found.append(Frame(cursor, html))
     return found
 

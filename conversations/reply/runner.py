@@ -212,14 +212,15 @@ class ReplyRunner:
     async def _show_as_stored(self, reply: Message, cursor: Cursor) -> None:
         html = await db(fragments.reply_replaced)(reply)
         with suppress(*REDIS_FAULTS, FencedOut):  # readers then learn of it from the database
-            await self.log.append(reply.conversation_id, Frame(cursor, html), last=True)
+            await self.log.append(reply.seal_key(), Frame(cursor, html), last=True)
 
     async def _give_title(self, turn: Turn, cursor: Cursor, *, by_model: bool) -> None:
         conversation = await title_if_first(turn, self.row.pk, by_model=by_model)
         if conversation:
             with suppress(*REDIS_FAULTS, FencedOut):  # the next page load shows it
                 html = fragments.title_changed(conversation)
-                await self.log.append(conversation.pk, Frame(cursor.next(), html), last=True)
+                frame = Frame(cursor.next(), html)
+                await self.log.append(conversation.seal_key(), frame, last=True)
 
     async def wait_for(self, reply_id: Any, *, seconds: float) -> None:
         """Return when the reply has ended, or after `seconds`; for doors without a stream."""

@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 from django import template
+from django.template.loader import render_to_string
 from django.utils.safestring import SafeString, mark_safe
 
 from conversations.models import Message
@@ -19,6 +20,8 @@ NO_BREAK_SPACE = "\u00a0"
 @register.simple_tag
 def prose(reply: Message) -> SafeString:
     """The reply's text as HTML; while it is written, with the place where it grows."""
+    if not reply.is_readable:
+        return mark_safe(render_to_string("conversations/_unreadable.html"))  # noqa: S308
     if not reply.is_open:
         return mark_safe(render(reply.content))  # noqa: S308 - sanitised there
     _, closed, open_html = BlockStream.resume(reply.content)

@@ -190,6 +190,7 @@ def close_abandoned(*, limit: int = 100) -> list[Message]:
     )
     abandoned = list(
         Message.objects.select_for_update(skip_locked=True, of=("self",))
+        .select_related("conversation")
         .filter(dead, state=Message.State.STREAMING)
         .order_by("pk")[:limit]
     )
@@ -202,7 +203,7 @@ def close_abandoned(*, limit: int = 100) -> list[Message]:
         reply.state, reply.fault = Message.State.INTERRUPTED, "process_died"
         reply.cursor, reply.runner, reply.ended_at = 0, None, datetime.now(UTC)
         reply.save(update_fields=["fence", "state", "fault", "cursor", "runner", "ended_at"])
-        _record_end(reply, reply.content, reply.state, reply.fault, 0)
+        _record_end(reply, _readable_text(reply), reply.state, reply.fault, 0)
     settle_abandoned(abandoned, now=datetime.now(UTC))
     return abandoned
 
@@ -236,6 +237,10 @@ def forget_dead_runners() -> None:
     Runner.objects.filter(beat_at__lt=Now() - timedelta(hours=1), replies=None).delete()
 
 
+def _readable_text(reply: Message) -> str:
+    return reply.content if reply.is_readable else ""
+
+
 def _record_end(reply: Message, text: str, outcome: str, fault: str, duration_ms: int) -> None:
     record(
         System("turn"),
@@ -247,5 +252,5 @@ def _record_end(reply: Message, text: str, outcome: str, fault: str, duration_ms
         reply=str(reply.pk),
         state=str(outcome),
         duration_ms=duration_ms,
-        reply_digest=content_digest(text, reply.conversation_id),
+        reply_digest=content_digest(text, reply.seal_key()),
     )

@@ -66,7 +66,7 @@ def _earlier(question: Message) -> list[Message]:
     if question.parent_id is None:
         return []
     everything = Message.objects.filter(conversation_id=question.conversation_id).only(
-        "id", "parent_id", "role", "state", "content_sealed"
+        "id", "parent_id", "conversation_id", "role", "state", "content_sealed"
     )
     return branch(everything, question.parent_id)
 
@@ -75,7 +75,7 @@ def _turns(messages: Iterable[Message], guard: Guard) -> list[list[ChatMessage]]
     """Return the messages with their replies; what stands before the first question is a turn."""
     turns: list[list[ChatMessage]] = []
     for message in messages:
-        if not message.content_sealed:
+        if not (message.content_sealed and Message.content.is_readable(message)):
             continue
         if message.role == Message.Role.USER or not turns:
             turns.append([])

@@ -39,7 +39,7 @@ class Guard:
 
     def __init__(self, conversation: Conversation, policy: Policy, mode: Mode) -> None:
         self._policy, self._mode = policy, mode
-        self._pseudonyms = Pseudonymiser(conversation.pk)
+        self._pseudonyms = Pseudonymiser(conversation.lasting_key())
         self._question = ""
 
     @classmethod

@@ -158,7 +158,7 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
         turn=reply.pk,
         reply=str(reply.pk),
         prompt=str(version.pk),
-        question_digest=content_digest(said.text, conversation.pk),
+        question_digest=content_digest(said.text, question.seal_key()),
     )
     asked_for = program.parameters if program else {}
     parameters = {name: value for name, value in asked_for.items() if name != "max_tokens"}
@@ -225,7 +225,12 @@ def request_stop(conversation_id: uuid.UUID, *, by: User) -> Message | None:
 
 
 def can_continue(reply: Message) -> bool:
-    """Whether the reply ended before its natural end, so that more could come."""
+    """Whether the reply ended before its natural end, so that more could come.
+
+    What can't be read can't be continued: its text would be overwritten.
+    """
+    if not reply.is_readable:
+        return False
     ended_early = {Message.State.STOPPED, Message.State.FAILED, Message.State.INTERRUPTED}
     return reply.state in ended_early or reply.finish_reason == "length"
 

@@ -9,12 +9,12 @@ with the content keys, and says nothing without them.
 import hmac
 import re
 import threading
-import uuid
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 
-from conversations.encryption import keyring
+from conversations.encryption import SealKey
+from conversations.keyring import keyring
 from conversations.turn.pii import KINDS, Finding, detect, replaced
 
 # Consonants: no words come of them, and nothing in them looks like a number.
@@ -79,8 +79,8 @@ class Pseudonymiser:
     then hidden wherever it stands later. Not for several threads at once.
     """
 
-    def __init__(self, conversation_id: uuid.UUID) -> None:
-        self._key = keyring().derived(b"pseudonyms", conversation_id.bytes)
+    def __init__(self, key: SealKey) -> None:
+        self._key = keyring().derived(b"pseudonyms", key.day, key.conversation_id)
         self._placeholders: dict[tuple[str, str], str] = {}
         self._originals: dict[str, str] = {}
         self._written: set[str] = set()  # lookalikes that people wrote themselves

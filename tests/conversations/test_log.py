@@ -3,12 +3,14 @@
 import asyncio
 import uuid
 from contextlib import aclosing
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.encryption import Unreadable
+from conversations.encryption import SealKey
+from conversations.keyring import KeyDay
 from conversations.reply import log as module
 from conversations.reply.log import (
     KEPT_SECONDS,
@@ -57,16 +59,22 @@ def frames(fence: int, *wanted: int) -> list[Frame]:
     return [Frame(Cursor(fence, number), f"<p>{fence}:{number}</p>") for number in wanted]
 
 
+def key(talk: uuid.UUID) -> SealKey:
+    return SealKey(talk, KeyDay(1, datetime.now(UTC).date()))
+
+
 async def append(log: Log, talk: uuid.UUID, *written: Frame) -> None:
     for frame in written:
-        await log.append(talk, frame)
+        await log.append(key(talk), frame)
 
 
-async def read(hub: Hub, talk: uuid.UUID, count: int, after: Cursor = START, **how) -> list[Frame]:
+async def read(
+    hub: Hub, talk: uuid.UUID, count: int, after: Cursor = START, *, seconds: float = 20, **how
+) -> list[Frame]:
     """Return so many frames behind `after`."""
     found: list[Frame] = []
     how.setdefault("known", after)
-    async with asyncio.timeout(20), aclosing(hub.follow(talk, after, **how)) as batches:
+    async with asyncio.timeout(seconds), aclosing(hub.follow(talk, after, **how)) as batches:
         async for batch in batches:
             found += batch
             if len(found) >= count:
@@ -246,17 +254,31 @@ async def test_runs_older_than_the_one_before_are_dropped(log, hub, talk, redis)
 
 
 async def test_the_log_goes_when_it_was_not_written_for_long(log, talk, redis):
-    await log.append(talk, *frames(1, 0))
+    await log.append(key(talk), *frames(1, 0))
     assert await redis.ttl(key_of(talk)) > KEPT_SECONDS
-    await log.append(talk, *frames(1, 1), last=True)
+    await log.append(key(talk), *frames(1, 1), last=True)
     assert 0 < await redis.ttl(key_of(talk)) <= KEPT_SECONDS
 
 
 async def test_redis_holds_no_words_and_a_moved_frame_does_not_open(log, hub, talk, redis):
-    await log.append(talk, Frame(Cursor(1, 0), "<p>secret words</p>"))
+    await log.append(key(talk), Frame(Cursor(1, 0), "<p>secret words</p>"))
     [(_, fields)] = await redis.xrange(key_of(talk))
     assert b"secret" not in b"".join(fields.values())
     elsewhere = uuid.uuid4()
     await redis.xadd(key_of(elsewhere), fields, id="1-0")
-    with pytest.raises(Unreadable):
-        await read(hub, elsewhere, 1)
+    with pytest.raises(TimeoutError):
+        await read(hub, elsewhere, 1, seconds=0.5)
+
+
+async def test_a_frame_that_does_not_open_is_a_gap_and_others_go_on(log, hub, talk, redis):
+    await append(log, talk, *frames(1, 0))
+    await redis.xadd(
+        key_of(talk), {b"f": b"\x02 no frame of ours at all, but of some length"}, id="1-1"
+    )
+    await append(log, talk, *frames(1, 2))
+    with pytest.raises(Gap):
+        await read(hub, talk, 2)
+    other = uuid.uuid4()
+    reading = asyncio.create_task(read(hub, other, 1))
+    await append(log, other, *frames(1, 0))
+    assert await reading == frames(1, 0)

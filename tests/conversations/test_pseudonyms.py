@@ -1,17 +1,21 @@
 """Placeholders go out, originals come back: whole, in pieces, and as models change them."""
 
 import uuid
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from conversations.encryption import SealKey
+from conversations.keyring import KeyDay
 from conversations.turn import pseudonyms
 from conversations.turn.pii import detect
 from conversations.turn.pseudonyms import Pseudonymiser, Restorer
 
-CONVERSATION = uuid.UUID(int=7)
+TODAY = KeyDay(1, datetime.now(UTC).date())
+CONVERSATION = SealKey(uuid.UUID(int=7), TODAY)
 PERSONAL = [
     "olive@example.org",
     "OLIVE@example.org",
@@ -110,7 +114,7 @@ def test_only_what_may_become_a_known_placeholder_waits():
 def test_a_value_keeps_its_placeholder_in_its_conversation_and_in_no_other():
     ours = Pseudonymiser(CONVERSATION).hide("olive@example.org")
     assert Pseudonymiser(CONVERSATION).hide("olive@example.org") == ours
-    assert Pseudonymiser(uuid.UUID(int=8)).hide("olive@example.org") != ours
+    assert Pseudonymiser(SealKey(uuid.UUID(int=8), TODAY)).hide("olive@example.org") != ours
 
 
 def test_a_placeholder_of_another_turn_stays_as_it_is():

@@ -180,7 +180,7 @@ async def test_what_is_masked_is_counted_in_thinking_too():
 
 async def test_placeholders_come_back_as_what_they_stand_for_however_they_are_split():
     guard = guarded()
-    question = Message(role="user")
+    question = Message(role="user", conversation=Conversation())
     question.content = "Write to olive@parley.example, please."
     hidden = guard.hidden(question)
     assert "olive" not in hidden
@@ -199,7 +199,7 @@ async def test_what_the_moderation_refuses_is_not_asked_or_not_told():
         async def flagged_categories(self, text):
             return frozenset({"harm"} if "bad" in text else ())
 
-    guard, question = guarded(JUDGED), Message(role="user")
+    guard, question = guarded(JUDGED), Message(role="user", conversation=Conversation())
     question.content = "Something bad"
     guard.hidden(question)
     ear, provider = Ear(), Moderator("Never.")
@@ -233,7 +233,7 @@ async def test_what_the_moderation_only_notes_about_the_question_is_a_hit():
             return frozenset({"harm"} if "odd" in text else ())
 
     noted = Rule("n", 1, "Noted", "moderation", "input", "flag")
-    guard, question = guarded(noted), Message(role="user")
+    guard, question = guarded(noted), Message(role="user", conversation=Conversation())
     question.content = "Something odd"
     guard.hidden(question)
     provider = Moderator("Hi.")

@@ -18,7 +18,8 @@ from audit.events import EVENTS
 from audit.models import Entry, ModelChange
 from chatbot import telemetry
 from chatbot.database import db
-from conversations.encryption import content_digest
+from conversations.encryption import SealKey, content_digest
+from conversations.keyring import KeyDay
 from conversations.models import BudgetPlan, Conversation, Message, PolicyRule, Runner
 from conversations.reply.runner import ReplyRunner
 from conversations.turn import close_abandoned, continue_turn, request_stop
@@ -68,7 +69,7 @@ def test_reply_that_another_process_closes_keeps_its_id(begin):
     close_abandoned()
     (entry,) = entries(event="turn.ended")
     assert (entry.turn_id, entry.reason) == (str(turn.reply.pk), "process_died")
-    assert entry.payload["reply_digest"] == content_digest("", turn.conversation.pk)
+    assert entry.payload["reply_digest"] == content_digest("", turn.reply.seal_key())
 
 
 def test_hits_of_a_rule_belong_to_the_turn(begin, ada):
@@ -112,25 +113,27 @@ async def test_work_beside_replies_is_not_of_the_request_that_came_first(olive):
 def test_digests_are_of_the_texts_and_of_their_conversation(finished, begin):
     first, second = finished(SECRET, reply=SECRET), begin(SECRET)
     digests = [entry.payload["question_digest"] for entry in entries(event="turn.started")]
-    assert digests == [content_digest(SECRET, t.conversation.pk) for t in (first, second)]
+    assert digests == [content_digest(SECRET, t.question.seal_key()) for t in (first, second)]
     assert len(set(digests)) == 2
     (ended,) = entries(event="turn.ended")
     assert ended.payload["reply_digest"] == digests[0]
 
 
-def test_digest_says_nothing_without_the_key_and_dies_with_it(settings):
+def test_digest_says_nothing_without_the_key_and_dies_with_it(settings, tmp_path):
     conversation_id = uuid.uuid4()
-    digest = content_digest(SECRET, conversation_id)
+    key = SealKey(conversation_id, KeyDay(1, timezone.now().date()))
+    digest = content_digest(SECRET, key)
     assert len(bytes.fromhex(digest)) == 32
     assert digest != hashlib.sha256(SECRET.encode()).hexdigest()
     assert digest != hmac.digest(conversation_id.bytes, SECRET.encode(), "sha256").hex()
-    settings.CONTENT_KEYS = "b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcm90aGVyMTI="
-    assert content_digest(SECRET, conversation_id) != digest
+    settings.KEYRING = str(tmp_path)
+    assert content_digest(SECRET, key) != digest
 
 
 def test_digests_ask_nothing_of_the_database(django_assert_num_queries):
     with django_assert_num_queries(0):
-        content_digest("x" * 400_000, uuid.uuid4())
+        key = SealKey(uuid.uuid4(), KeyDay(1, timezone.now().date()))
+        content_digest("x" * 400_000, key)
 
 
 # --- refusals --------------------------------------------------------------------------------

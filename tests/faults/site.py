@@ -21,7 +21,7 @@ from chatbot.local.environment import ROOT, application_environment
 from chatbot.local.folder import DataFolder
 from chatbot.local.servers import OWNER, Postgres, Redis, Servers
 from chatbot.local.up import listen
-from conversations.encryption import keyring
+from conversations.encryption import open_sealed
 from tests.faults.page import Page, Person, wait_until
 
 PEOPLE = {"olive": "member", "sam": "prompt_editor"}
@@ -63,7 +63,8 @@ def last_reply(query: Callable[..., list[tuple]], conversation: str) -> Row:
     """The conversation's last reply."""
     [(pk, state, fault, sealed, *rest)] = query(_LAST_REPLY, conversation)
     place = f"conversations_message/{pk}/content_sealed"
-    text = keyring().open(bytes(sealed), place).decode() if sealed else ""
+    owner = uuid.UUID(conversation)
+    text = open_sealed(bytes(sealed), place, owner).decode() if sealed else ""
     return Row(pk, state, fault, text, *rest)
 
 
@@ -140,6 +141,7 @@ class Site:
         given = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         given |= {
             "CONTENT_KEYS": settings.CONTENT_KEYS,
+            "KEYRING": settings.KEYRING,
             "STATIC_ROOT": str(settings.STATIC_ROOT),
             "OPENAI_BASE_URL": self.provider,
             "OPENAI_API_KEY": "test",
