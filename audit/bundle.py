@@ -2,7 +2,7 @@
 
 docs/audit-export.md describes the files. The four large ones grow part by part, each part from two
 statements, so that memory stays the same however long the log is; compressing runs in threads
-beside the reading (zlib leaves the interpreter alone meanwhile).
+(zlib leaves the interpreter alone meanwhile), and so does reading the next part.
 """
 
 import base64
@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -128,8 +129,8 @@ class Contents:
         with ThreadPoolExecutor(len(self.members), thread_name_prefix="export") as threads:
             being_written: list[Future[None]] = []
             counted = self.counted
-            for begin in range(self._start + counted.leaves, self._stop, PART):
-                part = self._read(begin, min(begin + PART, self._stop), replace(counted))
+            for found in self._read_ahead(self._start + counted.leaves):
+                part = _rendered(found, replace(counted))
                 if being_written:
                     yield self._settled(being_written, counted)
                 being_written = [
@@ -140,8 +141,23 @@ class Contents:
             if being_written:
                 yield self._settled(being_written, counted)
 
-    def _read(self, begin: int, stop: int, counted: Counted) -> "_Part":
-        """Read the leaves [begin, stop) with what is asked for of their entries; count on."""
+    def _read_ahead(self, start: int) -> Iterator["_Found"]:
+        """Yield the parts from this leaf on; the next one is read while one is worked on."""
+        begins = range(start, self._stop, PART)
+        with ThreadPoolExecutor(1, thread_name_prefix="export-reader") as reader:
+            ahead: deque[Future[_Found]] = deque()
+            try:
+                for begin in begins:
+                    ahead.append(reader.submit(self._read, begin, min(begin + PART, self._stop)))
+                    if len(ahead) > 1:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                reader.submit(_close_connection).result()
+
+    def _read(self, begin: int, stop: int) -> "_Found":
+        """Read the leaves [begin, stop) with what is asked for of their entries."""
         with connection.cursor() as cursor:
             leaves = _leaves(cursor, begin, stop)
             ids = [entry_id for entry_id, _ in leaves]
@@ -151,7 +167,7 @@ class Contents:
                 wanted = list(set(self._chosen(min(ids), max(ids))).intersection(ids))
             rows = _rows(cursor, begin, stop, wanted)
             gone = _gone(cursor, begin, stop) if len(rows) < len(leaves) else set()
-        return _rendered(begin, leaves, rows, gone, counted)
+        return _Found(begin, leaves, rows, gone)
 
     def remove(self) -> None:
         """Remove the files; what they held is in the bundle now."""
@@ -163,6 +179,20 @@ class Contents:
             one.result()
         self.counted = counted
         return counted
+
+
+class _Found(NamedTuple):
+    """Leaves from `begin` on, the entries asked for that are there, and those that are gone."""
+
+    begin: int
+    leaves: list[tuple[int, bytes]]
+    rows: list[tuple[Any, ...]]
+    gone: set[int]
+
+
+def _close_connection() -> None:
+    # Looked up here, because each thread has one of its own.
+    connection.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +243,8 @@ def _gone(cursor: CursorWrapper, begin: int, stop: int) -> set[int]:
     return {entry_id for (entry_id,) in cursor.fetchall()}
 
 
-def _rendered(
-    begin: int,
-    leaves: Sequence[tuple[int, bytes]],
-    rows: list[tuple[Any, ...]],
-    gone: set[int],
-    counted: Counted,
-) -> _Part:
+def _rendered(found: _Found, counted: Counted) -> _Part:
+    begin, leaves, rows, gone = found
     entries: list[bytes] = []
     table: list[str] = []
     personal: list[bytes] = []
