@@ -927,6 +927,10 @@ class Ahead:
         return bool(self._waiting)
 
 
+def _counted(number: int, one: str, more: str) -> str:
+    return f"{number:,} {one if number == 1 else more}"
+
+
 def _check_entries(
     bundle: Bundle, manifest: Fields, checkpoint: Checkpoint | None, report: Report
 ) -> None:
@@ -948,11 +952,13 @@ def _check_entries(
     if sealed.tree.size != stop:
         raise ProofError(f"there are hashes of {sealed.tree.size - start:,} leaves, not of all.")
     if report.problems == before:
-        report.good(f"{written.count:,} entries: each is exactly what was sealed, in its order.")
+        entries = _counted(written.count, "entry", "entries")
+        report.good(f"{entries}: each is exactly what was sealed, in its order.")
         report.good(
             f"{personal.count:,} of them come with personal details, which are the recorded ones."
         )
-    report.note(f"{sealed.withheld:,} entries of the range were left out by the filter.")
+    withheld = _counted(sealed.withheld, "entry of the range was", "entries of the range were")
+    report.note(f"{withheld} left out by the filter.")
     if checkpoint is None:
         raise ProofError("whether they are in the log is open without a checkpoint.")
     sealed.tree.fill(span.number("size"), span.hashes("right"))
@@ -1124,7 +1130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         verify_export(options.file, keys, report, options.previous)
     if report.problems:
-        print(f"{report.problems:,} things do not hold. Do not rely on this file.")
+        problems = _counted(report.problems, "thing does", "things do")
+        print(f"{problems} not hold. Do not rely on this file.")
         return 1
     print("Everything holds.")
     return 0

@@ -67,7 +67,8 @@ def wrongs(said: str) -> list[str]:
 def test_a_genuine_export_of_any_range_holds(check, start, stop):
     code, said = check(Log.of(40).export(start, stop))
     assert code == 0
-    assert f"{stop - start} entries: each is exactly what was sealed" in said
+    entries = "1 entry" if stop - start == 1 else f"{stop - start} entries"
+    assert f"{entries}: each is exactly what was sealed" in said
     assert f"export 1 of {ORIGIN}" in said
 
 
