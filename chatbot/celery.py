@@ -6,17 +6,14 @@ long ones.
 """
 
 import os
-import sys
 import threading
 import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery, Task
-from celery.exceptions import WorkerShutdown
-from celery.signals import setup_logging, worker_init
+from celery.signals import setup_logging
 from django.core.cache import cache
-from django.core.exceptions import ImproperlyConfigured
 
 from chatbot import telemetry
 
@@ -94,18 +91,6 @@ app.autodiscover_tasks()
 @setup_logging.connect
 def _keep_our_logging(**_signal: Any) -> None:
     """Settings have configured the logs; Celery must not do so again."""
-
-
-@worker_init.connect
-def _refuse_without_master_keys(**_signal: Any) -> None:
-    """Never start where stored keys can't be unwrapped: what is written then could be lost."""
-    from conversations.keyring import keyring
-
-    try:
-        keyring().require_masters()
-    except ImproperlyConfigured as error:
-        sys.stderr.write(f"The worker does not start. {error}\n")
-        raise WorkerShutdown(1) from error
 
 
 @app.task(name="chatbot.worker_beat", ignore_result=True, expires=30)

@@ -1,6 +1,12 @@
-"""Starts the app: logs are cleaned by what finds personal data in messages."""
+"""Starts the app: cleans logs by what finds personal data; no worker starts without its keys."""
 
+import sys
+from typing import Any
+
+from celery.exceptions import WorkerShutdown
+from celery.signals import worker_init
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 from django.db.models.signals import post_delete, post_save
 
 from chatbot import telemetry
@@ -23,5 +29,17 @@ class ConversationsConfig(AppConfig):
 
         configured_modes()
         telemetry.clean_logs_with(mask_for_log)
+        worker_init.connect(_refuse_without_master_keys)
         post_save.connect(forget_plans_when_committed, sender=BudgetPlan)
         post_delete.connect(forget_plans_when_committed, sender=BudgetPlan)
+
+
+def _refuse_without_master_keys(**_signal: Any) -> None:
+    """Never start where stored keys can't be unwrapped: what is written then could be lost."""
+    from conversations.keyring import keyring
+
+    try:
+        keyring().require_masters()
+    except ImproperlyConfigured as error:
+        sys.stderr.write(f"The worker does not start. {error}\n")
+        raise WorkerShutdown(1) from error
