@@ -16,7 +16,6 @@ from django.db.models import Q, Value
 from django.db.models.functions import Cast, Coalesce, Now
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.functional import cached_property
 from uuid_utils.compat import uuid7
 
 from accounts.models import Role, User
@@ -114,7 +113,7 @@ class Conversation(SealedRow):
     def get_absolute_url(self) -> str:
         return reverse("conversation", args=[self.pk])
 
-    @cached_property
+    @property
     def shown_title(self) -> str:
         """The title; empty while there is none, or where it can't be read."""
         return self.title if Conversation.title.is_readable(self) else ""
@@ -277,7 +276,7 @@ class Message(SealedRow):
         day = self.created_at.astimezone(UTC).date()
         return SealKey(self.conversation_id, KeyDay(self.conversation.retention_class, day))
 
-    @cached_property
+    @property
     def is_readable(self) -> bool:
         """Whether what it says can be shown: its key is there, and nobody changed it."""
         return Message.content.is_readable(self) and Message.thinking.is_readable(self)
