@@ -24,14 +24,14 @@ class ConversationsConfig(AppConfig):
         """
         from conversations.models import BudgetPlan
         from conversations.turn.pii import mask_for_log
-        from conversations.turn.plans import forget_plans_when_committed
+        from conversations.turn.plans import kept_plans
         from conversations.turn.privacy import configured_modes
 
         configured_modes()
         telemetry.clean_logs_with(mask_for_log)
         worker_init.connect(_refuse_without_master_keys)
-        post_save.connect(forget_plans_when_committed, sender=BudgetPlan)
-        post_delete.connect(forget_plans_when_committed, sender=BudgetPlan)
+        post_save.connect(kept_plans.forget_when_committed, sender=BudgetPlan)
+        post_delete.connect(kept_plans.forget_when_committed, sender=BudgetPlan)
 
 
 def _refuse_without_master_keys(**_signal: Any) -> None:

@@ -7,7 +7,7 @@ class PromptsConfig(AppConfig):
 
     def ready(self) -> None:
         from audit.changes import watch
-        from prompts.catalogue import forget_offers_when_committed
+        from prompts.catalogue import kept_offers
         from prompts.models import LanguageModel, ModelPrice, PromptTemplate, PromptVersion
         from prompts.offering import seed_default_model
         from prompts.publishing import seed_general_assistant
@@ -15,8 +15,8 @@ class PromptsConfig(AppConfig):
         post_migrate.connect(seed_general_assistant, sender=self)
         post_migrate.connect(seed_default_model, sender=self)
         for sender in (LanguageModel, ModelPrice):
-            post_save.connect(forget_offers_when_committed, sender=sender)
-            post_delete.connect(forget_offers_when_committed, sender=sender)
+            post_save.connect(kept_offers.forget_when_committed, sender=sender)
+            post_delete.connect(kept_offers.forget_when_committed, sender=sender)
         # Models, prices and budgets have verbs that record what they change.
         watch(PromptTemplate, fields=("slug", "name", "purpose", "owner", "live_version"))
         watch(
@@ -27,4 +27,4 @@ class PromptsConfig(AppConfig):
             ),
             withheld=("content",),
         )
-        m2m_changed.connect(forget_offers_when_committed, sender=LanguageModel.roles.through)
+        m2m_changed.connect(kept_offers.forget_when_committed, sender=LanguageModel.roles.through)

@@ -3,29 +3,24 @@
     offer = offer_for(user)             the model by default
     offer = offer_for(user, "large")    raises NotOffered
 
-Rows are read at most every five seconds in each process, so that a turn costs no query for them. A
-row that was changed takes effect at once in the process that changed it, in all others within these
-five seconds; what the environment says (settings) is looked at every time.
+A turn costs no query for the rows (`chatbot.kept`); what the environment says (settings) is looked
+at every time.
 """
 
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from django.conf import settings
-from django.db import transaction
 from django.utils import timezone
 
 from accounts.access import Actor, System
 from accounts.models import User
+from chatbot.kept import Kept
 from prompts.models import LanguageModel, ModelPrice
 from prompts.offering import DEFAULT, price_as_listed
 from prompts.price_list import name_to_price
-
-KEPT_SECONDS = 5.0
 
 _MILLION = Decimal(1_000_000)
 
@@ -86,7 +81,7 @@ def offer_for(user: Actor, slug: str = "") -> Offer:
     Three queries at most every KEPT_SECONDS, and one for the roles of an account that came without
     them, where a model is not for everybody.
     """
-    shelf = _shelf()
+    shelf = kept_offers.get()
     for row in shelf.on_offer_to(user):
         if slug in {"", row.slug}:
             return shelf.offer(row, user)
@@ -95,20 +90,8 @@ def offer_for(user: Actor, slug: str = "") -> Offer:
 
 def offers_for(user: Actor) -> list[Offer]:
     """Return every model that may answer this person, the one by default first."""
-    shelf = _shelf()
+    shelf = kept_offers.get()
     return [shelf.offer(row, user) for row in shelf.on_offer_to(user)]
-
-
-def forget_offers(**_signal: Any) -> None:
-    """Let this process read the rows again at the next question."""
-    global _kept  # noqa: PLW0603 - one shelf for the process
-    _kept = None
-
-
-def forget_offers_when_committed(**_signal: Any) -> None:
-    """Do so now, for this transaction, and once others can see what it changed."""
-    forget_offers()
-    transaction.on_commit(forget_offers)
 
 
 # --- the shelf -------------------------------------------------------------------------------
@@ -147,7 +130,6 @@ class _Shelf:
     """All rows as they were at one moment."""
 
     def __init__(self, rows: Iterable[_Row]) -> None:
-        self.read_at = time.monotonic()
         in_order = sorted(rows, key=lambda row: (row.slug != DEFAULT, row.label))
         self._rows = {row.id: row for row in in_order}
 
@@ -186,18 +168,14 @@ def _offer(row: _Row, fallbacks: tuple[Offer, ...] = ()) -> Offer:
     )
 
 
-_kept: _Shelf | None = None
-
-
-def _shelf() -> _Shelf:
-    global _kept  # noqa: PLW0603 - see forget_offers
-    shelf = _kept
-    if shelf is None or time.monotonic() - shelf.read_at > KEPT_SECONDS:
+def _read(_before: object) -> _Shelf:
+    shelf = _Shelf(_rows())
+    if shelf.lacks_a_price() and price_as_listed():
         shelf = _Shelf(_rows())
-        if shelf.lacks_a_price() and price_as_listed():
-            shelf = _Shelf(_rows())
-        _kept = shelf
     return shelf
+
+
+kept_offers = Kept(_read)
 
 
 def _rows() -> list[_Row]:

@@ -26,10 +26,10 @@ from audit.append_only import TRIGGERS
 from benchmarks.provider_simulator import running_simulator
 from conversations.models import Conversation, Message, PolicyRule, Runner
 from conversations.turn import Progress, Turn, TurnEnded, close_reply, start_turn
-from conversations.turn.plans import forget_plans
-from conversations.turn.policy import forget_policy
+from conversations.turn.plans import kept_plans
+from conversations.turn.policy import kept_policy
 from conversations.turn.rules import save_rule
-from prompts.catalogue import forget_offers
+from prompts.catalogue import kept_offers
 from prompts.provider import Usage
 
 PASSWORD = "the people's password 1"
@@ -145,11 +145,11 @@ def rule(ada: User) -> Iterator[Callable[..., PolicyRule]]:
     def make(**terms) -> PolicyRule:
         made = PolicyRule(**{"name": "Plans", "kind": "words", "direction": "input", **terms})
         save_rule(made, by=ada)
-        forget_policy()
+        kept_policy.forget()
         return made
 
     yield make
-    forget_policy()
+    kept_policy.forget()
 
 
 # --- servers ---------------------------------------------------------------------------------
@@ -305,11 +305,11 @@ def _entries_beside_roll_back_with_the_test(request, monkeypatch):
 @pytest.fixture(autouse=True)
 def _offers_and_plans_of_its_own():
     # Both are kept for seconds: one test's must not hold in another.
-    forget_offers()
-    forget_plans()
+    kept_offers.forget()
+    kept_plans.forget()
     yield
-    forget_offers()
-    forget_plans()
+    kept_offers.forget()
+    kept_plans.forget()
 
 
 @pytest.fixture(autouse=True)

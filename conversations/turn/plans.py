@@ -1,14 +1,11 @@
 """Who may spend how much: the plans that administrators edit, and what follows for one person.
 
-Each process reads the plans at most every five seconds, so that a turn costs no query for them. One
-that was changed holds at once in the process that changed it, in all others within these seconds.
+A turn costs no query for the plans (`chatbot.kept`).
 """
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from django.db import transaction
 
@@ -16,9 +13,8 @@ from accounts.access import Actor, require
 from accounts.models import User
 from accounts.roles import Permission
 from audit.trail import record
+from chatbot.kept import Kept
 from conversations.models import BudgetPlan, BudgetWindow
-
-KEPT_SECONDS = 5.0
 
 _FIGURES = ("session_usd", "session_hours", "day_usd", "month_usd")
 
@@ -50,7 +46,7 @@ def allowance_of(user: User) -> Allowance:
     A role without a plan has the plan without a role, and that one's defaults hold where it is
     missing. One query at most every KEPT_SECONDS, and one for an account without its roles.
     """
-    by_role = _plans()
+    by_role = kept_plans.get()
     general = by_role.get(None) or BudgetPlan()
     plans = [by_role.get(role, general) for role in sorted(user.roles)] or [general]
     longest = max(plans, key=lambda plan: (_generosity(plan.session_usd), -plan.session_hours))
@@ -62,36 +58,11 @@ def allowance_of(user: User) -> Allowance:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """All plans by role, as they were at one moment."""
-
-    by_role: Mapping[str | None, BudgetPlan]
-    until: float
+def _read(_before: object) -> Mapping[str | None, BudgetPlan]:
+    return {plan.role_id: plan for plan in BudgetPlan.objects.order_by()}
 
 
-_kept: _Kept | None = None
-
-
-def _plans() -> Mapping[str | None, BudgetPlan]:
-    global _kept  # noqa: PLW0603 - one copy for all threads of a process
-    kept = _kept
-    if kept is None or time.monotonic() > kept.until:
-        by_role = {plan.role_id: plan for plan in BudgetPlan.objects.order_by()}
-        kept = _kept = _Kept(by_role, time.monotonic() + KEPT_SECONDS)
-    return kept.by_role
-
-
-def forget_plans(**_signal: Any) -> None:
-    """Let this process read the plans again at the next turn."""
-    global _kept  # noqa: PLW0603
-    _kept = None
-
-
-def forget_plans_when_committed(**_signal: Any) -> None:
-    """Do so now, for this transaction, and once others can see what it changed."""
-    forget_plans()
-    transaction.on_commit(forget_plans)
+kept_plans = Kept(_read)
 
 
 def _most(limits: Iterable[Decimal | None]) -> Decimal | None:

@@ -14,8 +14,6 @@ Hits name rule and version, and how often; never what was found. `record_hits` w
 """
 
 import re
-import threading
-import time
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,14 +21,13 @@ from typing import Any, Protocol
 import structlog
 
 from audit.trail import Actor, Target, record, record_outside
+from chatbot.kept import Kept
 from conversations.models import PolicyRule, PolicyTerms
 from conversations.turn.moves import Moves
 from conversations.turn.output import MASK, Match, OutputFilter
 from conversations.turn.patterns import Automaton, PatternRefused, re2_compiled
 from prompts.provider import ProviderFault
 
-KEPT_SECONDS = 5.0
-"""How long a process may go on with rules that were changed since."""
 LONGEST_SENTENCE = 1_000
 JUDGED_CONTEXT = 1_000
 """Characters that were released before and are judged again with the next sentence."""
@@ -367,33 +364,23 @@ def _end_of_sentences(text: str) -> int:
 # --- the rules in force --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    policy: Policy
-    until: float
-
-
-_kept: _Kept | None = None
-_lock = threading.Lock()
-
-
 def current_policy() -> Policy:
     """Return the policy in force, at most KEPT_SECONDS old. One query, or none.
 
     Raises PatternRefused when a rule can't be applied: then nothing must pass.
     """
-    global _kept  # noqa: PLW0603 - one policy for all threads of a process
-    with _lock:
-        if _kept and time.monotonic() < _kept.until:
-            return _kept.policy
-        rules = tuple(
-            Rule.of(row, id=str(row.pk), version=row.version)
-            for row in PolicyRule.objects.filter(is_active=True)
-        )
-        unchanged = _kept is not None and _kept.policy.rules == rules
-        policy = _kept.policy if _kept and unchanged else Policy(rules)
-        _kept = _Kept(policy, time.monotonic() + KEPT_SECONDS)
-        return policy
+    return kept_policy.get()
+
+
+def _read(before: Policy | None) -> Policy:
+    rules = tuple(
+        Rule.of(row, id=str(row.pk), version=row.version)
+        for row in PolicyRule.objects.filter(is_active=True)
+    )
+    return before if before and before.rules == rules else Policy(rules)
+
+
+kept_policy = Kept(_read)
 
 
 def releases_by_sentence() -> bool:
@@ -402,12 +389,6 @@ def releases_by_sentence() -> bool:
         return current_policy().needs_whole_sentences
     except PatternRefused:
         return False
-
-
-def forget_policy() -> None:
-    """Let this process ask for the rules again, because one was changed."""
-    global _kept  # noqa: PLW0603
-    _kept = None
 
 
 def record_hits(

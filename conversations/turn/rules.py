@@ -14,8 +14,16 @@ from accounts.roles import Permission
 from audit.trail import record
 from conversations.models import PolicyRule, PolicyRuleVersion, PolicyTerms
 from conversations.turn.patterns import PatternRefused
-from conversations.turn.policy import Action, Blocked, Direction, Hit, Kind, Policy, Rule
-from conversations.turn.policy import forget_policy as _forget_policy
+from conversations.turn.policy import (
+    Action,
+    Blocked,
+    Direction,
+    Hit,
+    Kind,
+    Policy,
+    Rule,
+    kept_policy,
+)
 
 TERMS: tuple[str, ...] = tuple(field.name for field in PolicyTerms._meta.get_fields())
 
@@ -115,5 +123,5 @@ def save_rule(rule: PolicyRule, *, by: Actor) -> PolicyRuleVersion:
     )
     described = {name: getattr(rule, name) for name in ("kind", "direction", "action", "is_active")}
     record(by, "policy.rule_saved", rule, version=rule.version, **described)
-    transaction.on_commit(_forget_policy)
+    transaction.on_commit(kept_policy.forget)
     return version

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from accounts.access import Denied
 from accounts.models import User
 from audit.models import Entry
+from chatbot.kept import KEPT_SECONDS
 from conversations.models import BudgetPlan, BudgetWindow, Conversation, Message, Reservation
 from conversations.turn import Refusal
 from conversations.turn.budget import (
@@ -24,7 +25,7 @@ from conversations.turn.budget import (
     standing,
     warning_for,
 )
-from conversations.turn.plans import KEPT_SECONDS, allowance_of, save_plan
+from conversations.turn.plans import allowance_of, save_plan
 from conversations.turn.tokens import estimated_tokens, estimated_tokens_told
 from prompts.catalogue import Price
 from prompts.provider import Usage

@@ -25,7 +25,7 @@ from conversations.turn import (
 )
 from conversations.turn.budget import FORGOTTEN_AFTER, settle_forgotten
 from conversations.turn.closing import settle_abandoned_titles
-from conversations.turn.policy import Policy, current_policy, forget_policy
+from conversations.turn.policy import Policy, current_policy, kept_policy
 from conversations.turn.rules import save_rule
 from conversations.turn.titles import _call_for_title, _store_and_settle
 from prompts.models import LanguageModel
@@ -272,7 +272,7 @@ def test_a_rule_that_can_not_be_applied_lets_nothing_pass_and_the_page_opens(
 ):
     made = rule(action="flag", kind="pattern", pattern="fine")
     PolicyRule.objects.filter(pk=made.pk).update(pattern="(broken", direction="both")
-    forget_policy()
+    kept_policy.forget()
     with pytest.raises(Refusal) as refused:
         begin("Hello?")
     assert refused.value.code == "policy_broken"

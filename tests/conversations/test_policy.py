@@ -1,5 +1,6 @@
 """The rules in force: what passes, what is masked, blocked or noted, and what is written down."""
 
+import time
 import uuid
 
 import pytest
@@ -8,7 +9,6 @@ from hypothesis import strategies as st
 
 from audit.models import Entry
 from conversations.models import PolicyRule
-from conversations.turn import policy as policy_module
 from conversations.turn.output import MASK
 from conversations.turn.patterns import LONGEST_MATCH, PatternRefused, bounded_tree, re2_compiled
 from conversations.turn.policy import (
@@ -17,7 +17,7 @@ from conversations.turn.policy import (
     Policy,
     Rule,
     current_policy,
-    forget_policy,
+    kept_policy,
     record_hits,
 )
 from prompts.provider import Provider, ProviderFault
@@ -258,9 +258,9 @@ async def test_moderation_is_asked_of_the_provider(simulator):
 
 @pytest.fixture
 def _forgotten():
-    forget_policy()
+    kept_policy.forget()
     yield
-    forget_policy()
+    kept_policy.forget()
 
 
 @pytest.fixture
@@ -285,11 +285,11 @@ def test_rules_in_force_are_asked_for_once(stored, django_assert_num_queries):
 
 def test_changed_rules_are_applied_when_the_kept_ones_are_old(stored, monkeypatch):
     before = current_policy()
-    now = policy_module.time.monotonic()
-    monkeypatch.setattr(policy_module.time, "monotonic", lambda: now + 6)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 6)
     assert current_policy() is before, "what did not change is not compiled again"
     PolicyRule.objects.update(is_active=False)
-    monkeypatch.setattr(policy_module.time, "monotonic", lambda: now + 12)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 12)
     assert current_policy().rules == ()
 
 

@@ -6,7 +6,7 @@ from django.db import InternalError, ProgrammingError, connection, transaction
 from accounts.access import Denied
 from audit.models import Entry
 from conversations.models import PolicyRule, PolicyRuleVersion
-from conversations.turn.policy import forget_policy
+from conversations.turn.policy import kept_policy
 from conversations.turn.rules import save_rule
 
 pytestmark = pytest.mark.django_db
@@ -22,7 +22,7 @@ NO_VERSIONS = {
 @pytest.fixture(autouse=True)
 def _forgotten():
     yield
-    forget_policy()
+    kept_policy.forget()
 
 
 def terms(**given) -> dict:

@@ -23,7 +23,7 @@ from conversations.keyring import KeyDay
 from conversations.models import BudgetPlan, Conversation, Message, PolicyRule, Runner
 from conversations.reply.runner import ReplyRunner
 from conversations.turn import close_abandoned, continue_turn, request_stop
-from conversations.turn.policy import forget_policy
+from conversations.turn.policy import kept_policy
 from conversations.turn.rules import save_rule
 
 from .doors import program_of, slow
@@ -40,9 +40,9 @@ def daffodils_are_refused(ada) -> Iterator[PolicyRule]:
     terms = {"kind": "words", "direction": "input", "action": "block", "words": "daffodil"}
     rule = PolicyRule(name="Plans", **terms)
     save_rule(rule, by=ada)
-    forget_policy()
+    kept_policy.forget()
     yield rule
-    forget_policy()
+    kept_policy.forget()
 
 
 # --- ids -------------------------------------------------------------------------------------
@@ -77,9 +77,9 @@ def test_hits_of_a_rule_belong_to_the_turn(begin, ada):
         PolicyRule(name="Plans", kind="words", direction="input", action="flag", words="tulip"),
         by=ada,
     )
-    forget_policy()
+    kept_policy.forget()
     turn = begin("About the tulip")
-    forget_policy()
+    kept_policy.forget()
     assert entries(event="policy.hit")[0].turn_id == str(turn.reply.pk)
 
 

@@ -16,7 +16,7 @@ from django.conf import settings as configured
 
 from benchmarks.provider_simulator import recorded_requests
 from conversations.models import BudgetPlan, Conversation, PolicyRule
-from conversations.turn.policy import forget_policy
+from conversations.turn.policy import kept_policy
 from prompts.models import LanguageModel, ModelPrice
 from prompts.offering import define_model, set_price
 from tests import certificates
@@ -232,12 +232,12 @@ def test_rule_is_broken(here, rule, next_turn_works):
     made = rule(action="flag", kind="pattern", pattern="fine")
     broken = PolicyRule.objects.filter(pk=made.pk)
     broken.update(pattern="(broken", direction="both")
-    forget_policy()
+    kept_policy.forget()
     page = here.page()
     status = refused(page, "Hello?")
     take_note(Seen.of_refusal(BROKEN, status, page))
     broken.update(pattern="mended")
-    forget_policy()
+    kept_policy.forget()
     next_turn_works(page)
 
 

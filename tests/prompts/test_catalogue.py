@@ -1,5 +1,6 @@
 """Who may be answered by which model, what it costs, and how the catalogue learns of changes."""
 
+import time
 from datetime import timedelta
 from decimal import Decimal
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from accounts.access import Denied, System
 from accounts.models import Role, User
 from audit.models import Entry
+from chatbot.kept import KEPT_SECONDS
 from prompts import catalogue
 from prompts.catalogue import NotOffered, Price, offer_for, offers_for
 from prompts.models import LanguageModel, ModelPrice
@@ -118,7 +120,7 @@ def test_a_circle_of_fallbacks_is_refused_and_would_harm_nobody(olive):
     with pytest.raises(ValidationError, match="circle back to Third"):
         define_model(third, roles=[], by=BY)
     LanguageModel.objects.filter(pk=third.pk).update(fallback=first)
-    catalogue.forget_offers()
+    catalogue.kept_offers.forget()
     assert [each.slug for each in offer_for(olive, "first").fallbacks] == ["second", "third"]
 
 
@@ -140,7 +142,8 @@ def test_a_changed_row_takes_effect_at_once_here_and_in_seconds_elsewhere(olive,
 
     LanguageModel.objects.filter(pk=large.pk).update(label="Changed elsewhere")
     assert offer_for(olive, "large").label == "Larger"
-    monkeypatch.setattr(catalogue, "KEPT_SECONDS", 0.0)
+    later = time.monotonic() + KEPT_SECONDS + 0.1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     assert offer_for(olive, "large").label == "Changed elsewhere"
 
 
@@ -168,7 +171,7 @@ def test_a_renamed_model_does_not_keep_its_price(olive):
 def test_the_environments_model_gets_its_listed_price_without_a_migration(olive, settings):
     assert offer_for(olive).price is None
     settings.OPENAI_MODEL = "gpt-4.1-mini"
-    catalogue.forget_offers()
+    catalogue.kept_offers.forget()
     offer = offer_for(olive)
     assert offer.price == Price(Decimal("0.4"), Decimal("0.1"), Decimal("1.6"))
     assert offer.context_window > UNKNOWN_WINDOW
@@ -176,14 +179,14 @@ def test_the_environments_model_gets_its_listed_price_without_a_migration(olive,
     assert row.source.startswith("genai-prices ")
     recorded = Entry.objects.filter(event="price.set", actor_id="catalogue")
     assert recorded.filter(payload__name="gpt-4.1-mini").count() == 1
-    catalogue.forget_offers()
+    catalogue.kept_offers.forget()
     offer_for(olive)
     assert added_prices().count() == 1
 
 
 def test_the_demo_is_free_and_no_real_model_inherits_that(olive, settings):
     settings.PROVIDER_IS_DEMO = True
-    catalogue.forget_offers()
+    catalogue.kept_offers.forget()
     assert offer_for(olive).price == Price(Decimal(0), Decimal(0), Decimal(0))
     assert added_prices().get().source == "no AI is connected"
     settings.PROVIDER_IS_DEMO = False
