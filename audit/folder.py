@@ -12,6 +12,8 @@ from pathlib import Path
 
 from django.conf import settings
 
+from chatbot.durable_files import make_private_folder, replace_file
+
 HEAD = "head"
 
 
@@ -37,14 +39,7 @@ def write(name: str, text: str) -> None:
     """Replace a file so that it outlives a loss of power. Raises FolderError."""
     path = _folder() / name
     try:
-        _folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside = path.with_name(f"{name}.new")
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _sync(path.parent)
+        replace_file(path, text.encode())
     except OSError as error:
         raise FolderError(path, error) from error
 
@@ -68,7 +63,7 @@ def locked(name: str = "lock") -> Iterator[bool]:
     """
     path = _folder() / name
     try:
-        _make_private(path.parent)
+        make_private_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise FolderError(path, error) from error
@@ -78,26 +73,12 @@ def locked(name: str = "lock") -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _make_private(folder: Path) -> None:
-    # Path.mkdir gives the mode to the last folder alone.
-    for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
-
-
 def _acquired(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _folder() -> Path:

@@ -12,7 +12,6 @@ What arrived becomes a row of Publication, with what was answered.
 """
 
 import base64
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -44,6 +43,7 @@ from audit.verify import (
     VerifierKey,
     parse_decimal,
 )
+from chatbot.durable_files import replace_file
 
 TEXT = "text/plain; charset=utf-8"
 _AWS_SECONDS = 10
@@ -140,13 +140,8 @@ class Folder:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Let a file be the old or the new one, whatever happens. Raises OSError."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    # Others than this account read what is published.
+    replace_file(path, text.encode(), mode=0o644)
 
 
 # --- S3 --------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ A store holds small values under names such as `1/2026-11-22`. It knows nothing 
 
 import base64
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
+
+from chatbot.durable_files import make_private_folder, sync_folder, written_beside
 
 AWS_PREFIX = "aws:"
 
@@ -54,7 +55,7 @@ class FolderStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with _said(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(folder)
 
     def read(self, name: str) -> bytes | None:
         """Return the value, or None where there is none."""
@@ -67,29 +68,29 @@ class FolderStore:
     def add(self, name: str, value: bytes) -> bytes:
         """Store a value under a new name; return what stands there, if somebody was quicker."""
         path = self._path(name)
-        with _said(self._folder), _written_beside(path, value) as written:
+        with _said(self._folder), written_beside(path, value) as written:
             try:
                 os.link(written, path)
             except FileExistsError:
                 return path.read_bytes()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return value
 
     def replace(self, name: str, value: bytes) -> None:
         """Exchange the value of a name that exists."""
         path = self._path(name)
-        with _said(self._folder), _written_beside(path, value) as written:
+        with _said(self._folder), written_beside(path, value) as written:
             # One that was removed meanwhile must not come back.
             if path.exists():
                 written.replace(path)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
 
     def remove(self, name: str) -> None:
         """Destroy the value for good; fine when there is none."""
         path = self._path(name)
         with _said(self._folder), suppress(FileNotFoundError):
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
@@ -99,29 +100,6 @@ class FolderStore:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.key"
-
-
-@contextmanager
-def _written_beside(path: Path, value: bytes) -> Iterator[Path]:
-    """Give a file with this value in the same folder, on disk; it is gone afterwards."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(value)
-            file.flush()
-            os.fsync(file.fileno())
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

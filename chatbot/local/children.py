@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from chatbot.durable_files import replace_file
+
 LINUX = sys.platform == "linux"
 MARK = "PARLEY_CHILD_OF"
 LOG_KEPT_BYTES = 5_000_000
@@ -81,7 +83,7 @@ class Child:
                 preexec_fn=self._preparation(),  # noqa: PLW1509 - the supervisor has one thread
             )
         record = [self.pid, start_time(self.pid), int(self._stop_signal)]
-        write_private(self._record, json.dumps(record))
+        replace_file(self._record, json.dumps(record).encode())
         if self._process.stdin:
             # It fits into the pipe, so this waits for nobody.
             with suppress(BrokenPipeError), self._process.stdin as pipe:
@@ -166,18 +168,6 @@ def open_log(path: Path) -> BinaryIO:
     if path.exists() and path.stat().st_size > LOG_KEPT_BYTES:
         path.replace(path.with_suffix(".log.1"))
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace the file in one step, readable by its owner alone."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def start_time(pid: int) -> str:

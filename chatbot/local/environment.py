@@ -16,7 +16,7 @@ from typing import Any
 
 import environ
 
-from chatbot.local.children import write_private
+from chatbot.durable_files import replace_file
 from chatbot.local.folder import DataFolder, given
 from chatbot.local.servers import Servers
 
@@ -73,7 +73,7 @@ def application_environment(
             defaults[f"{name}_FILE"] = str(folder.secret_file(name.lower(), make))
     for name, address in servers.environ().items():
         if not given(env, name):
-            write_private(data / "secrets" / name.lower(), address)
+            replace_file(data / "secrets" / name.lower(), address.encode())
             defaults[f"{name}_FILE"] = str(data / "secrets" / name.lower())
     # Figures are added up over web and worker alone; commands come and go.
     rest = {name: value for name, value in env.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
@@ -103,7 +103,7 @@ def share(folder: DataFolder, env: Mapping[str, str]) -> None:
     """Leave for `make manage` what it must have in common with what runs."""
     names = (variable for name in _SHARED for variable in (name, f"{name}_FILE"))
     shared = {name: env[name] for name in names if name in env}
-    write_private(folder.path / "run" / "environment.json", json.dumps(shared))
+    replace_file(folder.path / "run" / "environment.json", json.dumps(shared).encode())
 
 
 def shared(folder: DataFolder) -> dict[str, str] | None:

@@ -23,7 +23,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from chatbot.local.children import StartError, end_leftovers, write_private
+from chatbot.durable_files import replace_file
+from chatbot.local.children import StartError, end_leftovers
 
 # A socket's path has room for 108 bytes on Linux and 104 on macOS, its lock file included.
 SOCKET_PATH_BYTES = 100
@@ -42,7 +43,7 @@ class DataFolder:
                 self.path.mkdir(mode=0o700, parents=True)
             for part in ("run", "logs", "secrets"):
                 (self.path / part).mkdir(mode=0o700, exist_ok=True)
-            write_private(self.path / "run" / "writable", "")
+            replace_file(self.path / "run" / "writable", b"")
         except OSError as error:
             raise storage_error(error, self.path) from error
 
@@ -53,7 +54,7 @@ class DataFolder:
     def secret_file(self, name: str, make: Callable[[], str]) -> Path:
         path = self.path / "secrets" / name
         if not path.exists():
-            write_private(path, make())
+            replace_file(path, make().encode())
         return path
 
     @contextmanager

@@ -34,13 +34,13 @@ from urllib.parse import quote, urlencode
 import psycopg
 from psycopg import sql
 
+from chatbot.durable_files import replace_file
 from chatbot.local.children import (
     LINUX,
     Child,
     StartError,
     libc,
     start_time,
-    write_private,
 )
 from chatbot.local.folder import DataFolder, given, storage_error
 
@@ -209,7 +209,7 @@ class Postgres:
             shutil.rmtree(unfinished)
         unfinished.mkdir(mode=0o700)
         password = self._folder.path / "postgres.password"
-        write_private(password, self._password(SUPERUSER) + "\n")
+        replace_file(password, (self._password(SUPERUSER) + "\n").encode())
         for path in (unfinished, password):
             self._identity.own(path)
         options = [

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from chatbot.durable_files import replace_file
 from chatbot.local import environment
-from chatbot.local.children import Child, StartError, write_private
+from chatbot.local.children import Child, StartError
 from chatbot.local.folder import DataFolder, given, storage_error
 from chatbot.local.schema import Schema
 from chatbot.local.servers import Servers, servers
@@ -247,7 +248,7 @@ class Parley:
         self._complete(steps)
         if schema:
             schema.note_current()
-        write_private(stamp, digest)
+        replace_file(stamp, digest.encode())
 
     def _complete(self, steps: list[Child]) -> None:
         try:
@@ -328,7 +329,7 @@ class Parley:
         demo = env.get("PROVIDER_IS_DEMO") == "true"
         provider = "demo" if demo else env["OPENAI_BASE_URL"]
         facts = {"url": url, "pid": os.getpid(), "provider": provider, "accounts": accounts}
-        write_private(self._data / "run.json", json.dumps(facts, indent=2))
+        replace_file(self._data / "run.json", json.dumps(facts, indent=2).encode())
         lines = ["", f"Parley is ready: {url}", "", *_account_lines(accounts), ""]
         if demo:
             lines += [
@@ -376,7 +377,7 @@ def _starting_accounts(kept: Path) -> Accounts:
     }
     if missing:
         accounts |= missing
-        write_private(kept, json.dumps(accounts, indent=2))
+        replace_file(kept, json.dumps(accounts, indent=2).encode())
     return accounts
 
 
