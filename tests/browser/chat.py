@@ -39,6 +39,7 @@ class Chat:
 
     def ask(self, text: str) -> None:
         self.field.fill(text)
+        self.page.wait_for_load_state()  # before the page's script is there, Enter begins a line
         self.field.press("Enter")
 
     def stop(self) -> None:
