@@ -230,7 +230,7 @@ def _failed(reply: Message) -> Problem:
         reply,
         session_id=str(reply.conversation_id),
         message_id=str(reply.pk),
-        reply=reply.content,
+        reply=reply.shown_content or "",
     )
 
 

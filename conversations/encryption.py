@@ -128,12 +128,11 @@ class SealedText:
         """Return what the column will hold for `text`; nothing for the empty text."""
         return seal(text.encode(), self._place(row), row.seal_key()) if text else b""
 
-    def is_readable(self, row: SealedRow) -> bool:
-        """Whether the text opens; one that does not is reported, by its place alone."""
+    def shown(self, row: SealedRow) -> str | None:
+        """Return the text; None where it does not open, which is reported by its place alone."""
         try:
-            self.__get__(row, type(row))
+            return self.__get__(row, type(row))
         except Unreadable as error:
             logger.error("unreadable", place=self._place(row), reason=type(error).__name__)
             telemetry.unreadable_texts.inc()
-            return False
-        return True
+            return None

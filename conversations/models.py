@@ -116,7 +116,7 @@ class Conversation(SealedRow):
     @property
     def shown_title(self) -> str:
         """The title; empty while there is none, or where it can't be read."""
-        return self.title if Conversation.title.is_readable(self) else ""
+        return Conversation.title.shown(self) or ""
 
     def owning_conversation(self) -> uuid.UUID:
         """Return its own id."""
@@ -277,9 +277,14 @@ class Message(SealedRow):
         return SealKey(self.conversation_id, KeyDay(self.conversation.retention_class, day))
 
     @property
-    def is_readable(self) -> bool:
-        """Whether what it says can be shown: its key is there, and nobody changed it."""
-        return Message.content.is_readable(self) and Message.thinking.is_readable(self)
+    def shown_content(self) -> str | None:
+        """What it says; None where that can't be read: its key is gone, or somebody changed it."""
+        return Message.content.shown(self)
+
+    @property
+    def shown_thinking(self) -> str:
+        """What the model thought; empty where that can't be read."""
+        return Message.thinking.shown(self) or ""
 
     @property
     def is_reply(self) -> bool:

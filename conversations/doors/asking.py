@@ -109,7 +109,8 @@ def _start(asking: Asking, runner_id: uuid.UUID) -> tuple[Turn, str]:
         program=asking.program or Program(asking.token.pk),
     )
     if not turn.is_new:
-        if turn.question.content != checked_question(asking.text).text:
+        asked = turn.question.shown_content
+        if asked is not None and asked != checked_question(asking.text).text:
             raise Problem("key_reused")
         return turn, ""
     if asking.is_titled:
@@ -138,11 +139,11 @@ async def follow(reply_id: uuid.UUID) -> AsyncGenerator[Told, None]:
                 yield event
     while True:
         reply = await stored(reply_id)
-        if more := _beyond(thinking, reply.thinking):
-            thinking = reply.thinking
+        if more := _beyond(thinking, reply.shown_thinking):
+            thinking += more
             yield ThinkingArrived(more)
-        if more := _beyond(text, reply.content):
-            text = reply.content
+        if more := _beyond(text, reply.shown_content or ""):
+            text += more
             yield TextArrived(more)
         if not reply.is_open:
             yield reply

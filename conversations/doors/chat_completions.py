@@ -163,8 +163,8 @@ def _text(content: str | list[_Part] | None, where: str) -> str:
 def completion_of(reply: Message) -> dict[str, Any]:
     """Return the answer for a reply that has ended."""
     refusal = refusal_of(reply)
-    message = {"role": "assistant", "content": reply.content, "refusal": refusal}
-    if thinking := reply.thinking:
+    message = {"role": "assistant", "content": reply.shown_content or "", "refusal": refusal}
+    if thinking := reply.shown_thinking:
         message["reasoning_content"] = thinking
     choice = {
         "index": 0,

@@ -183,7 +183,7 @@ def reply_out(reply: Message) -> dict[str, Any]:
     return {
         "session_id": reply.conversation_id,
         "message_id": reply.pk,
-        "reply": reply.content,
+        "reply": reply.shown_content or "",
         **_ending(reply),
         "first_token_ms": reply.first_token_ms,
         "duration_ms": reply.duration_ms,
@@ -193,14 +193,15 @@ def reply_out(reply: Message) -> dict[str, Any]:
 def message_out(message: Message) -> dict[str, Any]:
     """Return the members of MessageOut. Wants prompt version and feedback loaded."""
     feedback = getattr(message, "feedback", None)
+    content = message.shown_content
     return {
         "id": message.pk,
         "session_id": message.conversation_id,
         "parent_id": message.parent_id,
         "role": message.role,
-        "content": message.content if message.is_readable else "",
-        "thinking": message.thinking if message.is_readable else "",
-        "readable": message.is_readable,
+        "content": content or "",
+        "thinking": message.shown_thinking,
+        "readable": content is not None,
         "created_at": message.created_at,
         "ended_at": message.ended_at,
         **_ending(message),
@@ -210,8 +211,7 @@ def message_out(message: Message) -> dict[str, Any]:
 
 def feedback_out(feedback: Feedback) -> dict[str, Any]:
     """Return the members of FeedbackOut."""
-    comment = feedback.comment if Feedback.comment.is_readable(feedback) else ""
-    return {"rating": str(feedback.rating), "comment": comment}
+    return {"rating": str(feedback.rating), "comment": Feedback.comment.shown(feedback) or ""}
 
 
 def _ending(message: Message) -> dict[str, Any]:

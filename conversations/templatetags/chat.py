@@ -20,11 +20,12 @@ NO_BREAK_SPACE = "\u00a0"
 @register.simple_tag
 def prose(reply: Message) -> SafeString:
     """The reply's text as HTML; while it is written, with the place where it grows."""
-    if not reply.is_readable:
+    text = reply.shown_content
+    if text is None:
         return mark_safe(render_to_string("conversations/_unreadable.html"))  # noqa: S308
     if not reply.is_open:
-        return mark_safe(render(reply.content))  # noqa: S308 - sanitised there
-    _, closed, open_html = BlockStream.resume(reply.content)
+        return mark_safe(render(text))  # noqa: S308 - sanitised there
+    _, closed, open_html = BlockStream.resume(text)
     return mark_safe(  # noqa: S308 - sanitised there
         f'{closed}<div class="open" id="open-{reply.fence}">{open_html}</div>'
     )

@@ -288,9 +288,7 @@ def _held(wanted: Mapping[str, Any]) -> bool:
 
 
 def _tokens_written(reply: Message) -> int:
-    if not reply.is_readable:
-        return 0
-    return estimated_tokens(reply.content) + estimated_tokens(reply.thinking)
+    return estimated_tokens(reply.shown_content or "") + estimated_tokens(reply.shown_thinking)
 
 
 # --- when the reply has ended ------------------------------------------------------------------

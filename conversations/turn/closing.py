@@ -203,7 +203,7 @@ def close_abandoned(*, limit: int = 100) -> list[Message]:
         reply.state, reply.fault = Message.State.INTERRUPTED, "process_died"
         reply.cursor, reply.runner, reply.ended_at = 0, None, datetime.now(UTC)
         reply.save(update_fields=["fence", "state", "fault", "cursor", "runner", "ended_at"])
-        _record_end(reply, _readable_text(reply), reply.state, reply.fault, 0)
+        _record_end(reply, reply.shown_content or "", reply.state, reply.fault, 0)
     settle_abandoned(abandoned, now=datetime.now(UTC))
     return abandoned
 
@@ -235,10 +235,6 @@ def beat(runner: Runner) -> None:
 def forget_dead_runners() -> None:
     """Drop the rows of processes that ended long ago and own nothing any more."""
     Runner.objects.filter(beat_at__lt=Now() - timedelta(hours=1), replies=None).delete()
-
-
-def _readable_text(reply: Message) -> str:
-    return reply.content if reply.is_readable else ""
 
 
 def _record_end(reply: Message, text: str, outcome: str, fault: str, duration_ms: int) -> None:

@@ -75,11 +75,12 @@ def _turns(messages: Iterable[Message], guard: Guard) -> list[list[ChatMessage]]
     """Return the messages with their replies; what stands before the first question is a turn."""
     turns: list[list[ChatMessage]] = []
     for message in messages:
-        if not (message.content_sealed and Message.content.is_readable(message)):
+        text = guard.hidden(message)
+        if not text:
             continue
         if message.role == Message.Role.USER or not turns:
             turns.append([])
-        turns[-1].append({"role": message.role, "content": guard.hidden(message)})
+        turns[-1].append({"role": message.role, "content": text})
     return turns
 
 

@@ -79,8 +79,13 @@ class Guard:
             )
 
     def hidden(self, message: Message) -> str:
-        """Return the message as the provider sees it. Give them oldest first."""
-        text = message.content
+        """Return the message as the provider sees it. Give them oldest first.
+
+        What can't be read is empty.
+        """
+        text = message.shown_content
+        if not text:
+            return ""
         if message.role == Message.Role.USER:
             self._question = text
         if message.role != Message.Role.ASSISTANT:

@@ -229,10 +229,10 @@ def can_continue(reply: Message) -> bool:
 
     What can't be read can't be continued: its text would be overwritten.
     """
-    if not reply.is_readable:
-        return False
     ended_early = {Message.State.STOPPED, Message.State.FAILED, Message.State.INTERRUPTED}
-    return reply.state in ended_early or reply.finish_reason == "length"
+    if reply.state not in ended_early and reply.finish_reason != "length":
+        return False
+    return reply.shown_content is not None
 
 
 def _locked(conversation_id: uuid.UUID, by: User) -> Conversation:
