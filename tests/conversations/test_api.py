@@ -180,6 +180,14 @@ def test_key_of_another_message_is_refused(program):
     problem(ask(program, "Something else?", key="k-3"), "key_reused")
 
 
+def test_key_finds_a_turn_whose_text_cannot_be_read_any_more(program):
+    told = ask(program, key="k-5").json()
+    Message.objects.update(content_sealed=b"\x02damaged")
+    again = ask(program, key="k-5")
+    assert again.status_code == 200, again.text
+    assert again.json() == {**told, "reply": ""}
+
+
 def test_same_key_of_another_account_is_another_session(program, stranger):
     mine, theirs = (ask(one, key="k-4").json()["session_id"] for one in (program, stranger))
     assert mine != theirs
