@@ -181,6 +181,10 @@ class Postgres:
         host = urlencode({"host": self._sockets}, quote_via=quote, safe="/")
         return f"postgres://{role}:{self._password(role)}@/{database}?{host}"
 
+    def program(self, name: str) -> Path:
+        """The path of another program of this PostgreSQL, such as pg_dump."""
+        return self._binaries / name
+
     def start(self, timeout_seconds: float = 60.0) -> None:
         """Make the cluster if there is none, and return when it answers. Raises StartError."""
         if not self._cluster.exists():

@@ -184,6 +184,11 @@ class Site:
         self.redis.stop()
         self.postgres.stop()
 
+    @property
+    def folder(self) -> Path:
+        """Everything that the installation writes, but for the keyring."""
+        return self._folder.path
+
     # --- processes and people ------------------------------------------------------------------
 
     def web(self, name: str = "a", *, application: str = "chatbot.asgi", **env: str) -> Web:
