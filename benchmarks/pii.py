@@ -6,11 +6,9 @@ figures of the first runs, when the detector had not seen the texts.
 """
 
 import argparse
-import os
 import platform
 import secrets
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import orjson
 
+from benchmarks.apps import load_apps
 from benchmarks.report import Table, number, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,28 +179,12 @@ def _cpu_ms(detect: Detect, text: str) -> float:
     return min(times) * 1000
 
 
-def _ready() -> None:
-    """Load the apps; nothing here asks a server."""
-    import django  # noqa: PLC0415 - the settings want their variables first
-
-    for name, value in {
-        "DJANGO_SETTINGS_MODULE": "chatbot.settings",
-        "SECRET_KEY": secrets.token_hex(32),
-        "CONTENT_KEYS": "A" * 43 + "=",
-        "KEYRING": tempfile.mkdtemp(),
-        "DATABASE_URL": "postgres:///none",
-        "REDIS_URL": "redis:///0",
-    }.items():
-        os.environ.setdefault(name, value)
-    django.setup()
-
-
 def main() -> int:
     """Measure, print, and write when asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pii", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/privacy.md")
     chosen = parser.parse_args()
-    _ready()
+    load_apps()
     from conversations.turn.pii import detect  # noqa: PLC0415 - needs the apps
 
     tables = [

@@ -14,6 +14,7 @@ import os
 import uuid
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import overload
 
 import structlog
@@ -68,9 +69,14 @@ def content_digest(text: str, key: SealKey) -> str:
 
 def day_of(sealed: bytes) -> KeyDay:
     """Return which day's key opens a value. Raises Unreadable when it is none of ours."""
-    if sealed[:1] != FORMAT or len(sealed) < _HEAD_BYTES:
+    return _day_of_head(sealed[:_HEAD_BYTES])
+
+
+@lru_cache(maxsize=256)
+def _day_of_head(head: bytes) -> KeyDay:
+    if head[:1] != FORMAT or len(head) < _HEAD_BYTES:
         raise Unreadable("No key at hand opens a value of another format.")
-    return KeyDay(sealed[1], _EPOCH + timedelta(days=int.from_bytes(sealed[2:4])))
+    return KeyDay(head[1], _EPOCH + timedelta(days=int.from_bytes(head[2:4])))
 
 
 def _head(day: KeyDay) -> bytes:
@@ -78,7 +84,7 @@ def _head(day: KeyDay) -> bytes:
 
 
 def _bound_to(place: str, conversation_id: uuid.UUID) -> bytes:
-    return f"{conversation_id}/{place}".encode()
+    return conversation_id.bytes + place.encode()
 
 
 class SealedRow(models.Model):
