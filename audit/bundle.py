@@ -26,11 +26,12 @@ from django.db.backends.utils import CursorWrapper
 
 from audit import verify
 from audit.archive import Member, write_zip
-from audit.checkpoint import SigningKey, SigningKeyError, manifest_note, read_signing_keys
+from audit.checkpoint import manifest_note
 from audit.leaves import ROW_SQL, Row, StoredHashes, leaf_bytes
 from audit.merkle import consistency_path, range_frontiers
 from audit.models import Checkpoint, Export, Fork
 from audit.models import SigningKey as KeyRow
+from audit.statements import signing_key_of
 from audit.verify import (
     CHECKPOINT,
     CONSISTENCY,
@@ -373,7 +374,7 @@ def write_bundle(path: Path, contents: Contents, terms: Terms) -> Made:
 
     Raises SigningKeyError, and MissingHash where the tree has holes.
     """
-    key = _key_of(terms.checkpoint.origin)
+    key = signing_key_of(terms.checkpoint.origin)
     small = {
         CHECKPOINT: terms.checkpoint.note.encode(),
         "key.txt": _keys_text().encode(),
@@ -395,18 +396,6 @@ def write_bundle(path: Path, contents: Contents, terms: Terms) -> Made:
         *small.items(),
     ]
     return Made(digest.hexdigest(), write_zip(path, members, terms.made_at))
-
-
-def _key_of(origin: str) -> SigningKey:
-    """Return the key of the secret store, which has to be the log's last."""
-    key, _ = read_signing_keys(origin)
-    last = KeyRow.objects.filter(name=origin).order_by("-id").first()
-    if last is None or last.key_id != key.key_id:
-        raise SigningKeyError(
-            "AUDIT_SIGNING_KEY is not the key that the log was last signed with, so the export"
-            " can't be signed. Give that one."
-        )
-    return key
 
 
 def _keys_text() -> str:

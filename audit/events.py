@@ -23,6 +23,7 @@ class Group(StrEnum):
     CONVERSATIONS = "Conversations"
     MODELS = "Prompts and models"
     LIMITS = "Limits and policy"
+    RETENTION = "Retention"
     ADMINISTRATION = "Administration"
     AUDIT_LOG = "Audit log"
 
@@ -92,6 +93,11 @@ EVENTS: dict[str, Event] = {
         "Somebody read what the AI is told, in the administration.",
         ("page", "filter", "searched"),
     ),
+    "hold.viewed": Event(
+        _G.READING,
+        "Somebody saw in the administration which legal holds there are, on whom and why.",
+        ("page", "filter", "searched"),
+    ),
     "conversation.created": Event(_G.CONVERSATIONS, "A conversation was begun."),
     "conversation.renamed": Event(_G.CONVERSATIONS, "A conversation was given another title."),
     "conversation.archived": Event(_G.CONVERSATIONS, "A conversation was put into the archive."),
@@ -150,6 +156,40 @@ EVENTS: dict[str, Event] = {
         "A policy rule found something in what was sent or in a reply.",
         ("rule", "version", "direction", "action", "count"),
     ),
+    "retention.changed": Event(
+        _G.RETENTION,
+        "How long conversations are kept was changed, for everybody, for temporary chats or for the"
+        " holders of a role. A shorter period takes effect later.",
+        ("role", "version", "hours", "before_hours", "effective_at"),
+    ),
+    "retention.stopped": Event(
+        _G.RETENTION,
+        "A purge stopped before it began, because it would have deleted an unusual share of all"
+        " messages; it waits to be confirmed.",
+        ("due", "of"),
+    ),
+    "retention.confirmed": Event(
+        _G.RETENTION, "Somebody confirmed a purge that had stopped to ask.", ("due",)
+    ),
+    "retention.withdrawn": Event(
+        _G.RETENTION, "A purge that had stopped to ask is not needed any more.", ("due",)
+    ),
+    "retention.purged": Event(
+        _G.RETENTION,
+        "What was due was deleted, and the keys of days that are over were destroyed.",
+        ("cutoffs", "counts", "key_days", "held", "skipped", "root"),
+    ),
+    "hold.placed": Event(
+        _G.RETENTION,
+        "A legal hold was placed on a person or a conversation: nothing of theirs is destroyed.",
+        ("hold", "conversations", "review_on"),
+    ),
+    "hold.lifted": Event(
+        _G.RETENTION,
+        "A legal hold was lifted; it goes on until its delay is over.",
+        ("hold", "ends"),
+    ),
+    "hold.ended": Event(_G.RETENTION, "A legal hold ended, and its key was destroyed.", ("hold",)),
     "record.changed": Event(
         _G.ADMINISTRATION,
         "A record was added, changed or removed: name or email of an account, a prompt or a draft"

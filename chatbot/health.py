@@ -25,6 +25,7 @@ from accounts.access import allowed
 from audit import figures, sealing
 from audit.tasks import last_refusal
 from chatbot.database import DATABASE_FAULTS, db
+from conversations import holds
 from conversations.reply.log import REDIS_FAULTS, connect
 from prompts.provider import configured_provider
 
@@ -191,9 +192,10 @@ def metrics(request: HttpRequest) -> HttpResponse:
 def _refresh_figures() -> None:
     try:
         figures.refresh()
+        holds.refresh_figures()
     except DATABASE_FAULTS as error:
         # The other figures are asked for all the more while the database is away.
-        logger.warning("figures_of_the_log_unknown", fault=type(error).__name__)
+        logger.warning("figures_unknown", fault=type(error).__name__)
 
 
 def _has_metrics_token(request: HttpRequest) -> bool:

@@ -158,6 +158,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "audit.tasks.remove_old_entries",
         "schedule": crontab(hour=2, minute=41),
     },
+    "purge": {
+        "task": "conversations.tasks.purge",
+        "schedule": crontab(minute=7),
+        "options": {"expires": 3600.0},
+    },
     "forget_dead_runners": {
         "task": "conversations.tasks.forget_dead_runners",
         "schedule": crontab(minute=23),
@@ -165,6 +170,10 @@ CELERY_BEAT_SCHEDULE = {
     "settle_forgotten_reservations": {
         "task": "conversations.tasks.settle_forgotten_reservations",
         "schedule": crontab(minute="*/10"),
+    },
+    "end_holds": {
+        "task": "conversations.tasks.end_holds",
+        "schedule": crontab(minute=3),
     },
     "forget_ended_sessions": {
         "task": "accounts.tasks.forget_ended_sessions",
@@ -297,6 +306,19 @@ if RATE_LIMITS_WITHOUT_REDIS not in {"open", "closed"}:
 PII_MODE = env.str("PII_MODE", default="pseudonymise")
 PII_MODE_BY_ROLE = env.dict("PII_MODE_BY_ROLE", default={})
 PII_NAMES_MODEL = env.str("PII_NAMES_MODEL", default="")
+
+# How long messages are kept until an administrator says otherwise; `conversations.retention`.
+RETENTION_DAYS = env.int("RETENTION_DAYS", default=30)
+# A shorter period takes effect so much later.
+RETENTION_DELAY_HOURS = env.int("RETENTION_DELAY_HOURS", default=24)
+# A purge of more than this share of all messages, and of more than so many, stops and asks.
+RETENTION_MAX_SHARE = env.float("RETENTION_MAX_SHARE", default=0.5)
+RETENTION_MAX_MESSAGES_UNASKED = env.int("RETENTION_MAX_MESSAGES_UNASKED", default=10_000)
+# Legal holds: for how many days a lifted one goes on, and whether those concerned are told.
+HOLD_DELAY_DAYS = env.int("HOLD_DELAY_DAYS", default=30)
+if HOLD_DELAY_DAYS < 0:
+    raise ImproperlyConfigured("HOLD_DELAY_DAYS is a number of days, 0 or more.")
+HOLDS_ARE_TOLD = env.bool("HOLDS_ARE_TOLD", default=False)
 
 METRICS_TOKEN = read_secret("METRICS_TOKEN", default="")
 

@@ -68,6 +68,16 @@ audit_delivery_faults = Counter(
     "Copies of the audit log that a destination did not take",
     ["purpose", "destination"],
 )
+holds_standing = Gauge(
+    "parley_holds_standing",
+    "Legal holds that keep something, lifted ones in their delay included",
+    multiprocess_mode="livemostrecent",
+)
+holds_to_review = Gauge(
+    "parley_holds_to_review",
+    "Legal holds whose day of review is over and that nobody has lifted",
+    multiprocess_mode="livemostrecent",
+)
 # The worker measures these, each time it has sealed.
 audit_unsealed = Gauge(
     "parley_audit_unsealed_entries",
@@ -82,6 +92,21 @@ audit_oldest_unsealed = Gauge(
 audit_sealed = Counter("parley_audit_sealed_total", "Audit entries that were sealed")
 audit_refused = Counter(
     "parley_audit_sealing_refused_total", "Runs that refused to seal, by why", ["code"]
+)
+
+retention_purged = Counter(
+    "parley_retention_purged_total", "Rows that purges deleted, and keys they destroyed", ["kind"]
+)
+# Asked of the database at each look at the figures, by whichever process is looked at.
+retention_oldest_due = Gauge(
+    "parley_retention_oldest_due_seconds",
+    "For how long the oldest message that may be deleted has been due",
+    multiprocess_mode="livemostrecent",
+)
+retention_asking = Gauge(
+    "parley_retention_purge_asking",
+    "1 while a purge waits to be confirmed",
+    multiprocess_mode="livemostrecent",
 )
 
 

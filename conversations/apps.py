@@ -1,4 +1,5 @@
-"""Starts the app: cleans logs by what finds personal data; no worker starts without its keys."""
+"""Starts the app: what finds personal data cleans logs, holds open what has lost its day's key, and
+no worker starts without its keys."""
 
 import sys
 from typing import Any
@@ -7,7 +8,7 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import worker_init
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models.signals import post_delete, post_save
+from django.db.models.signals import post_delete, post_migrate, post_save
 
 from chatbot import telemetry
 
@@ -18,17 +19,22 @@ class ConversationsConfig(AppConfig):
     name = "conversations"
 
     def ready(self) -> None:
-        """Check the settings on personal data, let the detector clean logs, and notice new plans.
+        """Check the settings on personal data, connect the app's parts, and notice new plans.
 
         Raises ImproperlyConfigured when a mode or role does not exist.
         """
+        from conversations.encryption import fall_back_on
+        from conversations.holds import held_key
         from conversations.models import BudgetPlan
+        from conversations.retention import seed_policies
         from conversations.turn.pii import mask_for_log
         from conversations.turn.plans import kept_plans
         from conversations.turn.privacy import configured_modes
 
         configured_modes()
+        post_migrate.connect(seed_policies, sender=self)
         telemetry.clean_logs_with(mask_for_log)
+        fall_back_on(held_key)
         worker_init.connect(_refuse_without_master_keys)
         post_save.connect(kept_plans.forget_when_committed, sender=BudgetPlan)
         post_delete.connect(kept_plans.forget_when_committed, sender=BudgetPlan)

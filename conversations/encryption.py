@@ -3,7 +3,9 @@
 A sealed value is `format (1) | retention class (1) | day (2) | nonce (12) | ciphertext and tag`,
 the day as days since 1970 by UTC. The key is that of its conversation on that day (`keyring`), and
 the associated data name conversation and place (table, row and column, or stream and cursor): a
-value that is moved elsewhere does not open. When the key of the day is destroyed, nothing opens it.
+value that is moved elsewhere does not open. When the key of the day is destroyed, nothing opens it
+but a legal hold that has kept the conversation's key (`holds`): then it can be read, and nothing
+new is sealed under it.
 
 Models keep a `BinaryField` and read and write it through `SealedText`; nothing else in the project
 turns sealed bytes into words.
@@ -12,6 +14,7 @@ turns sealed bytes into words.
 import hmac
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
@@ -22,12 +25,19 @@ from cryptography.exceptions import InvalidTag
 from django.db import models
 
 from chatbot import telemetry
-from conversations.keyring import NONCE_BYTES, KeyDay, Unreadable, keyring
+from conversations.keyring import (
+    NONCE_BYTES,
+    ConversationKey,
+    KeyDay,
+    KeyGone,
+    Unreadable,
+    keyring,
+)
 
 logger = structlog.get_logger(__name__)
 
 FORMAT = b"\x02"
-_HEAD_BYTES = 4
+HEAD_BYTES = 4
 _EPOCH = date(1970, 1, 1)
 
 
@@ -44,42 +54,67 @@ def seal(plain: bytes, place: str, key: SealKey) -> bytes:
     cipher = keyring().cipher(key.day, key.conversation_id, may_make=True)
     nonce = os.urandom(NONCE_BYTES)
     sealed = cipher.encrypt(nonce, plain, _bound_to(place, key.conversation_id))
-    return _head(key.day) + nonce + sealed
+    return head_of(key.day) + nonce + sealed
 
 
 def open_sealed(sealed: bytes, place: str, conversation_id: uuid.UUID) -> bytes:
     """Decrypt what was sealed for `place` in a conversation. Raises Unreadable."""
-    cipher = keyring().cipher(day_of(sealed), conversation_id)
-    nonce, body = sealed[_HEAD_BYTES:][:NONCE_BYTES], sealed[_HEAD_BYTES + NONCE_BYTES :]
+    cipher = _existing(SealKey(conversation_id, day_of(sealed))).cipher
+    nonce, body = sealed[HEAD_BYTES:][:NONCE_BYTES], sealed[HEAD_BYTES + NONCE_BYTES :]
     try:
         return cipher.decrypt(nonce, body, _bound_to(place, conversation_id))
     except (InvalidTag, ValueError) as error:
         raise Unreadable(f"The value at {place} was changed or moved.") from error
 
 
+def derived(purpose: bytes, key: SealKey) -> bytes:
+    """Return 32 bytes for a purpose, that follow from a key of a conversation and die with it.
+
+    They follow from the conversation's own key, so a hold keeps them as well. Raises KeyGone.
+    """
+    return _existing(key, may_make=True).derived(purpose)
+
+
 def content_digest(text: str, key: SealKey) -> str:
     """Return HMAC-SHA-256 (RFC 2104) of a text under a key of its conversation, in hexadecimal.
 
     Who has text and key can show that this was said; without the key nobody can try out what it may
-    have been. It dies with the key of the day. Raises KeyGone.
+    have been. It dies with the key of the day, or with the last hold. Raises KeyGone.
     """
-    secret = keyring().derived(b"content digest", key.day, key.conversation_id)
-    return hmac.digest(secret, text.encode(), "sha256").hex()
+    return hmac.digest(derived(b"content digest", key), text.encode(), "sha256").hex()
+
+
+_held_key: Callable[[SealKey], ConversationKey | None] | None = None
+
+
+def fall_back_on(held_key: Callable[[SealKey], ConversationKey | None]) -> None:
+    """Ask `held_key` for the key of a conversation whose day has none any more."""
+    global _held_key  # noqa: PLW0603 - set once, when the app starts
+    _held_key = held_key
+
+
+def _existing(key: SealKey, *, may_make: bool = False) -> ConversationKey:
+    try:
+        return keyring().conversation_key(key.day, key.conversation_id, may_make=may_make)
+    except KeyGone:
+        if held := _held_key and _held_key(key):
+            return held
+        raise
 
 
 def day_of(sealed: bytes) -> KeyDay:
     """Return which day's key opens a value. Raises Unreadable when it is none of ours."""
-    return _day_of_head(sealed[:_HEAD_BYTES])
+    return _day_of_head(sealed[:HEAD_BYTES])
 
 
 @lru_cache(maxsize=256)
 def _day_of_head(head: bytes) -> KeyDay:
-    if head[:1] != FORMAT or len(head) < _HEAD_BYTES:
+    if head[:1] != FORMAT or len(head) < HEAD_BYTES:
         raise Unreadable("No key at hand opens a value of another format.")
     return KeyDay(head[1], _EPOCH + timedelta(days=int.from_bytes(head[2:4])))
 
 
-def _head(day: KeyDay) -> bytes:
+def head_of(day: KeyDay) -> bytes:
     return FORMAT + bytes([day.retention_class]) + (day.day - _EPOCH).days.to_bytes(2)
 
 

@@ -6,6 +6,9 @@ stored, in a `KeyStore` outside the database, each wrapped by a master key (AES-
 800-38D). So no key costs a row or a query, and a dump of the database that is older than the period
 can't be read any more once the day's key is destroyed.
 
+A legal hold has a key in the store too. The database keeps, wrapped by it, the keys of what is held
+(`holds`), so that this outlives its day; destroying the hold's key ends it.
+
 `CONTENT_KEYS` are the master keys: the first one wraps, all of them unwrap. Changing the first one
 rewraps the store (`rewrap`) and touches no row.
 """
@@ -39,7 +42,8 @@ NONCE_BYTES = 12
 KEPT_SECONDS = 60.0
 """How long a process goes on with a key before it looks whether the key still exists."""
 
-_MOST_CIPHERS_OF_A_DAY = 2_000
+_MOST_CONVERSATIONS_OF_A_DAY = 2_000
+_HOLDS = "holds/"
 _DAY_NAME = re.compile(r"(\d{1,3})/(\d{4}-\d\d-\d\d)")
 
 
@@ -76,7 +80,21 @@ class _Kept:
 
     key: bytes
     look_again_at: float
-    ciphers: dict[uuid.UUID, AESGCM] = field(default_factory=dict)
+    conversations: dict[uuid.UUID, "ConversationKey"] = field(default_factory=dict)
+
+
+class ConversationKey:
+    """The key of a conversation on one day: what its words are sealed under."""
+
+    __slots__ = ("cipher", "secret")
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = secret
+        self.cipher = AESGCM(secret)
+
+    def derived(self, purpose: bytes) -> bytes:
+        """Return 32 bytes for a purpose, that die with this key."""
+        return _derived(self.secret, purpose)
 
 
 class Keyring:
@@ -90,27 +108,26 @@ class Keyring:
         self._lock = threading.Lock()
         self._looking = ThreadPoolExecutor(1, thread_name_prefix="keyring")
 
-    def cipher(self, day: KeyDay, conversation_id: uuid.UUID, *, may_make: bool = False) -> AESGCM:
-        """Return what seals and opens for a conversation on a day.
+    def conversation_key(
+        self, day: KeyDay, conversation_id: uuid.UUID, *, may_make: bool = False
+    ) -> ConversationKey:
+        """Return the key of a conversation on a day.
 
         With `may_make` the key of a recent day is made where there is none. Raises KeyGone. Goes to
         the store where this process does not know the day yet; else it waits for nothing.
         """
         kept = self._day(day, may_make=may_make)
-        cipher = kept.ciphers.get(conversation_id)
-        if cipher is None:
-            if len(kept.ciphers) >= _MOST_CIPHERS_OF_A_DAY:
-                kept.ciphers.clear()
-            cipher = AESGCM(_derived(kept.key, b"conversation", conversation_id.bytes))
-            kept.ciphers[conversation_id] = cipher
-        return cipher
+        key = kept.conversations.get(conversation_id)
+        if key is None:
+            if len(kept.conversations) >= _MOST_CONVERSATIONS_OF_A_DAY:
+                kept.conversations.clear()
+            key = ConversationKey(_derived(kept.key, b"conversation", conversation_id.bytes))
+            kept.conversations[conversation_id] = key
+        return key
 
-    def derived(self, purpose: bytes, day: KeyDay, conversation_id: uuid.UUID) -> bytes:
-        """Return 32 bytes for a purpose and a conversation, that die with the key of the day.
-
-        Raises KeyGone.
-        """
-        return _derived(self._day(day, may_make=True).key, purpose, conversation_id.bytes)
+    def cipher(self, day: KeyDay, conversation_id: uuid.UUID, *, may_make: bool = False) -> AESGCM:
+        """Return what seals and opens for a conversation on a day. As `conversation_key`."""
+        return self.conversation_key(day, conversation_id, may_make=may_make).cipher
 
     def days(self) -> list[KeyDay]:
         """Return the days whose keys exist."""
@@ -122,6 +139,29 @@ class Keyring:
         self._store.remove(day.name)
         with self._lock:
             self._kept.pop(day, None)
+
+    def make_hold(self, hold_id: uuid.UUID) -> AESGCM:
+        """Make the key of a hold; return what wraps by it."""
+        name = _name_of_hold(hold_id)
+        self._store.add(name, self._wrapped(name, os.urandom(KEY_BYTES)))
+        return self.hold(hold_id)
+
+    def hold(self, hold_id: uuid.UUID) -> AESGCM:
+        """Return what wraps and unwraps by the key of a hold. Raises KeyGone. Goes to the store."""
+        name = _name_of_hold(hold_id)
+        wrapped = self._store.read(name)
+        if wrapped is None:
+            raise KeyGone(f"The key of {name} is destroyed.")
+        return AESGCM(self._unwrapped(name, wrapped))
+
+    def holds(self) -> list[uuid.UUID]:
+        """Return the holds whose keys exist."""
+        names = (name for name in self._store.names() if name.startswith(_HOLDS))
+        return [uuid.UUID(name.removeprefix(_HOLDS)) for name in names]
+
+    def destroy_hold(self, hold_id: uuid.UUID) -> None:
+        """Destroy the key of a hold for good."""
+        self._store.remove(_name_of_hold(hold_id))
 
     def require_masters(self) -> None:
         """Make sure that every key of the store can be unwrapped.
@@ -200,7 +240,11 @@ class Keyring:
             ) from error
 
 
-def _derived(key: bytes, purpose: bytes, whose: bytes) -> bytes:
+def _name_of_hold(hold_id: uuid.UUID) -> str:
+    return f"{_HOLDS}{hold_id}"
+
+
+def _derived(key: bytes, purpose: bytes, whose: bytes = b"") -> bytes:
     info = b"parley " + purpose + b"\x00" + whose
     return HKDF(hashes.SHA256(), length=KEY_BYTES, salt=None, info=info).derive(key)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.core.validators import MinValueValidator
 from django.db import models
-from django.db.models import Q, Value
+from django.db.models import F, Q, Value
 from django.db.models.functions import Cast, Coalesce, Now
 from django.urls import reverse
 from django.utils import timezone
@@ -72,7 +72,8 @@ class Conversation(SealedRow):
     key_day = models.DateField(
         default=_today,
         db_default=Cast(Now(), models.DateField()),
-        help_text="The day whose key serves the conversation as a whole, by UTC.",
+        help_text="The day whose key serves the conversation as a whole, by UTC. Nothing in it is"
+        " older.",
     )
     lifecycle = models.CharField(max_length=8, choices=Lifecycle.choices, default=Lifecycle.ACTIVE)
     leaf = models.ForeignKey(
@@ -90,6 +91,9 @@ class Conversation(SealedRow):
         auto_now_add=True, help_text="When its owner last opened it; to the minute."
     )
     deleted_at = models.DateTimeField(null=True, blank=True)
+    purged_before = models.DateTimeField(
+        null=True, blank=True, help_text="What was said before was deleted, its time being over."
+    )
 
     title = SealedText("title_sealed")
     objects = ConversationQuerySet.as_manager()
@@ -98,7 +102,8 @@ class Conversation(SealedRow):
         indexes = [
             models.Index(
                 fields=["owner", "lifecycle", "-last_message_at"], name="conversations_of_owner"
-            )
+            ),
+            models.Index(fields=["retention_class", "key_day"], name="conversations_by_age"),
         ]
         constraints = [
             models.CheckConstraint(
@@ -112,6 +117,11 @@ class Conversation(SealedRow):
 
     def get_absolute_url(self) -> str:
         return reverse("conversation", args=[self.pk])
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it is kept for a short time and in no list."""
+        return self.retention_class == RetentionClass.TEMPORARY
 
     @property
     def shown_title(self) -> str:
@@ -564,3 +574,260 @@ class Feedback(SealedRow):
     def seal_key(self) -> SealKey:
         """Return the key of the reply: what is said about it goes with it."""
         return self.reply.seal_key()
+
+
+# --- how long it is kept ----------------------------------------------------------------------
+
+
+class RetentionPolicy(models.Model):
+    """Whose conversations a retention class is for. How long they are kept, its versions say.
+
+    Made and changed by `conversations.retention`; never removed, because messages name the class.
+    """
+
+    retention_class = models.PositiveSmallIntegerField(primary_key=True)
+    role = models.OneToOneField(
+        Role, on_delete=models.PROTECT, null=True, blank=True, related_name="+"
+    )
+
+    class Meta:
+        verbose_name = "retention policy"
+        verbose_name_plural = "retention policies"
+        ordering = ["retention_class"]
+        constraints = [
+            models.CheckConstraint(
+                # A sealed value names its class in one byte.
+                name="retention_class_fits",
+                condition=Q(retention_class__gte=1, retention_class__lte=255),
+            ),
+            models.CheckConstraint(
+                name="other_retention_classes_have_a_role",
+                condition=Q(retention_class__lte=2) ^ Q(role__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        if self.role_id:
+            return f"Conversations of the role {self.role_id}"
+        return RetentionClass(self.retention_class).label
+
+
+class RetentionVersion(models.Model):
+    """How long a class was to be kept from some moment on. The database refuses to change one."""
+
+    policy = models.ForeignKey(RetentionPolicy, on_delete=models.PROTECT, related_name="versions")
+    number = models.PositiveIntegerField()
+    hours = models.PositiveIntegerField()
+    effective_at = models.DateTimeField()
+    note = models.CharField(max_length=300, blank=True)
+    author = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_constraint=False,
+    )
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["policy", "-number"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["policy", "number"], name="one_number_per_retention_policy"
+            ),
+            models.CheckConstraint(name="retention_lasts", condition=Q(hours__gte=1)),
+        ]
+
+    def __str__(self) -> str:
+        return f"Version {self.number} of retention policy {self.policy_id}"
+
+
+class PurgeRun(models.Model):
+    """One run of the purge: what it was to delete, how far it is, and what it leaves as evidence.
+
+    `conversations.purge` alone writes here, in the transactions that delete. Once there is a
+    certificate, the database refuses to change the row.
+    """
+
+    class State(models.TextChoices):
+        ASKING = "asking", "waits to be confirmed"
+        RUNNING = "running", "is running"
+        FINISHED = "finished", "finished"
+        WITHDRAWN = "withdrawn", "was not run"
+
+    state = models.CharField(max_length=9, choices=State.choices, default=State.RUNNING)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+    due = models.PositiveBigIntegerField(
+        default=0, help_text="Messages that were due when it began, without those under a hold."
+    )
+    cutoffs = models.JSONField(
+        default=list, help_text="For each class: its policy's version, and what is older goes."
+    )
+    place = models.JSONField(
+        default=list, help_text="The last message that it went past, in its order."
+    )
+    counts = models.JSONField(default=dict, help_text="What it deleted, by kind.")
+    held = models.PositiveBigIntegerField(
+        default=0, help_text="Messages that were due and are kept by a hold."
+    )
+    skipped = models.PositiveBigIntegerField(
+        default=0, help_text="Messages that were due and could not be deleted; tried again."
+    )
+    key_days = models.JSONField(
+        default=list, help_text="The days whose keys it destroyed, as the keyring names them."
+    )
+    seconds = models.FloatField(default=0, help_text="For how long it worked.")
+    tree_hashes = models.BinaryField(
+        default=bytes, help_text="The tree over the ids so far: hashes of 32 bytes, left to right."
+    )
+    root = models.BinaryField(default=bytes, help_text="The tree's root, when it has finished.")
+    certificate = models.TextField(blank=True, help_text="A note that the audit log's key signed.")
+    confirmed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_constraint=False,
+    )
+    confirmed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                Value(1),
+                condition=Q(state__in=["asking", "running"]),
+                name="one_purge_at_a_time",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"Purge {self.pk}"
+
+
+# --- what must be kept ------------------------------------------------------------------------
+
+
+def _who_did_it() -> "models.ForeignKey[Any, Any]":
+    # Who did something stays named when the account goes.
+    return models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+    )
+
+
+class HoldQuerySet(models.QuerySet["Hold"]):
+    def standing(self) -> "HoldQuerySet":
+        """Those that still keep what they are on: not lifted, or lifted and not ended yet."""
+        return self.filter(ended_at=None)
+
+
+class Hold(models.Model):
+    """A legal hold on a person or a conversation: nothing of theirs is destroyed while it stands.
+
+    Placed, lifted and ended by `conversations.holds`; the database allows nothing else to change,
+    and no removal before the end. Rows name people and conversations without a constraint, since
+    they outlive both.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+        verbose_name="person",
+    )
+    conversation = models.ForeignKey(
+        Conversation,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+    )
+    matter = models.CharField(max_length=200, help_text="The case, as your house calls it.")
+    reason = models.TextField(max_length=2000, help_text="Why this must be kept.")
+    review_on = models.DateField("review on", help_text="When to ask whether it is still needed.")
+    author = _who_did_it()
+    placed_at = models.DateTimeField()
+    lifted_at = models.DateTimeField(null=True, blank=True)
+    lifted_by = _who_did_it()
+    lift_reason = models.TextField(max_length=2000, blank=True, default="")
+    ends_at = models.DateTimeField(
+        null=True, blank=True, help_text="When what is due may go: some time after it was lifted."
+    )
+    ended_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its key was destroyed. Until then it keeps."
+    )
+
+    objects = HoldQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-placed_at", "-id"]
+        indexes = [
+            models.Index(fields=["user"], name="holds_on_people", condition=Q(ended_at=None)),
+            models.Index(
+                fields=["conversation"], name="holds_on_conversations", condition=Q(ended_at=None)
+            ),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                name="hold_is_on_one_thing",
+                condition=Q(user=None) ^ Q(conversation=None),
+            ),
+            models.CheckConstraint(
+                name="hold_says_why", condition=Q(matter__regex=r"\S") & Q(reason__regex=r"\S")
+            ),
+            models.CheckConstraint(
+                name="hold_is_lifted_with_a_reason",
+                condition=Q(lifted_at=None, ends_at=None)
+                | Q(lifted_at__isnull=False, lift_reason__regex=r"\S", ends_at__gte=F("lifted_at")),
+            ),
+            models.CheckConstraint(
+                name="hold_ends_after_its_delay",
+                condition=Q(ended_at=None) | Q(ends_at__isnull=False, ended_at__gte=F("ends_at")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Hold {self.pk}"
+
+
+class HeldKey(models.Model):
+    """The key of a conversation on a day, wrapped by the key of a hold that keeps it readable.
+
+    Written while the key of the day exists. As long as there is one, the database refuses to remove
+    the conversation.
+    """
+
+    hold = models.ForeignKey(Hold, on_delete=models.PROTECT, related_name="keys")
+    conversation = models.ForeignKey(
+        Conversation, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    retention_class = models.PositiveSmallIntegerField()
+    day = models.DateField()
+    wrapped = models.BinaryField(help_text="Nonce, ciphertext and tag (AES-256-GCM).")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["conversation", "retention_class", "day", "hold"],
+                name="one_key_per_day_and_hold",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"Key of {self.conversation_id} for {self.hold_id}"

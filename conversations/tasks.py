@@ -5,6 +5,9 @@ from datetime import UTC, datetime
 from celery import shared_task
 from django.db import transaction
 
+from chatbot.celery import LongTask
+from conversations import holds
+from conversations import purge as purging
 from conversations.turn import closing
 from conversations.turn.budget import settle_forgotten
 
@@ -20,3 +23,15 @@ def settle_forgotten_reservations() -> None:
     """Settle what was held for a title and never given back."""
     with transaction.atomic():
         settle_forgotten(now=datetime.now(UTC))
+
+
+@shared_task(base=LongTask, ignore_result=True)
+def purge() -> None:
+    """Delete what is due, unless another worker is at it."""
+    purging.purge(datetime.now(UTC))
+
+
+@shared_task(ignore_result=True)
+def end_holds() -> None:
+    """End the legal holds whose delay is over."""
+    holds.end_due(datetime.now(UTC))

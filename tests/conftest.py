@@ -275,6 +275,7 @@ def _flush(self: TransactionTestCase) -> None:
     Django's flush is one TRUNCATE, which the append-only tables refuse; only their owner can switch
     the triggers off for that moment, and the application's role is not the owner.
     """
+    from conversations.retention import seed_policies
     from prompts.offering import seed_default_model
     from prompts.publishing import seed_general_assistant
 
@@ -284,6 +285,7 @@ def _flush(self: TransactionTestCase) -> None:
     on = [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {t}" for table, (_, t) in TRIGGERS.items()]
     _execute_alone(";".join([*off, f"TRUNCATE {names} CASCADE", *on]))
     seed_roles()
+    seed_policies()
     seed_general_assistant()
     seed_default_model()
 

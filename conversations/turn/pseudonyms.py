@@ -13,8 +13,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 
-from conversations.encryption import SealKey
-from conversations.keyring import keyring
+from conversations.encryption import SealKey, derived
 from conversations.turn.pii import KINDS, Finding, detect, replaced
 
 # Consonants: no words come of them, and nothing in them looks like a number.
@@ -80,7 +79,7 @@ class Pseudonymiser:
     """
 
     def __init__(self, key: SealKey) -> None:
-        self._key = keyring().derived(b"pseudonyms", key.day, key.conversation_id)
+        self._key = derived(b"pseudonyms", key)
         self._placeholders: dict[tuple[str, str], str] = {}
         self._originals: dict[str, str] = {}
         self._written: set[str] = set()  # lookalikes that people wrote themselves

@@ -36,6 +36,7 @@ def test_a_value_moved_to_another_conversation_does_not_open():
         open_sealed(seal(b"mine", "here", KEY), "here", OTHER)
 
 
+@pytest.mark.django_db
 @given(st.data())
 def test_a_changed_byte_does_not_open(data):
     sealed = bytearray(seal(b"what was said", "here", KEY))
@@ -45,6 +46,7 @@ def test_a_changed_byte_does_not_open(data):
         open_sealed(bytes(sealed), "here", TALK)
 
 
+@pytest.mark.django_db
 @given(st.binary(max_size=80))
 def test_bytes_that_are_no_sealed_value_do_not_open(junk):
     with pytest.raises(Unreadable):
@@ -61,6 +63,7 @@ def test_the_same_text_is_sealed_differently_each_time():
     assert seal(b"x", "here", KEY) != seal(b"x", "here", KEY)
 
 
+@pytest.mark.django_db
 def test_without_the_key_of_the_day_nothing_opens(settings, tmp_path):
     settings.KEYRING = str(tmp_path)
     sealed = seal(b"said", "here", KEY)

@@ -83,13 +83,32 @@ def test_two_that_make_a_day_at_once_get_the_same_key(store):
 
 def test_keys_derived_for_a_purpose_are_their_own(store):
     ring = Keyring(store, [NEW])
-    keys = {
-        ring.derived(b"names", TODAY, TALK),
-        ring.derived(b"names", TODAY, OTHER),
-        ring.derived(b"digests", TODAY, TALK),
-    }
-    assert len(keys) == 3
-    assert ring.derived(b"names", TODAY, TALK) in keys
+    mine, other = (ring.conversation_key(TODAY, talk, may_make=True) for talk in (TALK, OTHER))
+    keys = {mine.derived(b"names"), other.derived(b"names"), mine.derived(b"digests"), mine.secret}
+    assert len(keys) == 4
+    assert Keyring(store, [NEW]).conversation_key(TODAY, TALK).derived(b"names") in keys
+
+
+def test_a_hold_has_a_key_of_its_own_until_it_is_destroyed(store):
+    ring, hold = Keyring(store, [NEW]), uuid.uuid4()
+    wrapped = ring.make_hold(hold).encrypt(NONCE, b"key", b"")
+    assert Keyring(store, [NEW]).hold(hold).decrypt(NONCE, wrapped, b"") == b"key"
+    assert ring.holds() == [hold]
+    assert ring.days() == []
+    ring.destroy_hold(hold)
+    with pytest.raises(KeyGone, match=str(hold)):
+        ring.hold(hold)
+    assert ring.holds() == []
+
+
+def test_keys_of_holds_are_asked_for_and_rotated_like_those_of_days(store):
+    hold = uuid.uuid4()
+    wrapped = Keyring(store, [OLD]).make_hold(hold).encrypt(NONCE, b"key", b"")
+    with pytest.raises(ImproperlyConfigured, match=master_id(OLD)):
+        Keyring(store, [NEW]).require_masters()
+    assert Keyring(store, [NEW, OLD]).rewrap(lambda done, of: None) == 1
+    Keyring(store, [NEW]).require_masters()
+    assert Keyring(store, [NEW]).hold(hold).decrypt(NONCE, wrapped, b"") == b"key"
 
 
 def test_a_missing_master_key_is_named_and_nothing_is_overwritten(store):

@@ -1,0 +1,277 @@
+"""The one place that deletes what was said.
+
+    delete_conversations(ids)    whole conversations, with all that hangs on them
+    delete_messages(ids)         a chunk of messages; conversations that are empty then go whole
+    let_go_of_days(ids, last)    what conversations as a whole have of days that are over
+    delete_windows(now)          what people spent long ago
+
+All are for a short transaction of the caller's. They lock the conversations in the order of their
+ids and never wait for one that somebody works on; what is under a hold, or being written, stays and
+is told. With a message go its feedback and reservation; what follows it loses its parent and
+stays. With a conversation go the budgets of its sessions. What Redis holds goes once the
+transaction is committed; where Redis is away it ends by itself within a day.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import redis
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+from redis.exceptions import RedisError
+
+from conversations.holds import held
+from conversations.reply.log import key_of
+
+logger = structlog.get_logger(__name__)
+
+Ids = frozenset[uuid.UUID]
+_NONE: Ids = frozenset()
+
+WINDOWS_KEPT = timedelta(days=400)
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """How many rows went, by kind; and which conversations stay as a whole, and why.
+
+    `messages` counts those of deleted conversations as well.
+    """
+
+    messages: int = 0
+    conversations: int = 0
+    feedback: int = 0
+    reservations: int = 0
+    # Under a hold; somebody works on it, or (deleting it whole) a reply is being written.
+    held: Ids = field(default=_NONE)
+    busy: Ids = field(default=_NONE)
+
+    def counts(self) -> dict[str, int]:
+        """Return the figures by kind."""
+        return {each.name: getattr(self, each.name) for each in fields(self)[:4]}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What became of a chunk of messages. `gone` are those deleted, in the order given."""
+
+    deleted: Deleted
+    gone: Sequence[uuid.UUID]
+
+
+def delete_conversations(ids: Iterable[uuid.UUID]) -> Deleted:
+    """Delete whole conversations; ids that are not there are left out without a word.
+
+    Runs inside the caller's transaction. Raises DatabaseError, and then nothing is deleted.
+    """
+    locked = _locked(ids)
+    writing = {owner for owner, _, _ in _being_written(locked.free)}
+    free = sorted(locked.free - writing)
+    messages = _ids("SELECT id FROM conversations_message WHERE conversation_id = ANY(%s)", free)
+    counts = _without_messages(messages)
+    gone = _delete_emptied(free)
+    transaction.on_commit(lambda: _forget_live(gone, {}))
+    return Deleted(**counts, conversations=len(gone), held=locked.held, busy=locked.busy | writing)
+
+
+def let_go_of_days(ids: Iterable[uuid.UUID], last: date) -> Deleted:
+    """Let conversations need no key of a day up to `last`: for titles, and for their own day.
+
+    Titles that were given until then go, and so do conversations in which nothing is said any more.
+    Runs inside the caller's transaction.
+    """
+    locked = _locked(ids)
+    emptied = _delete_emptied(sorted(locked.free))
+    _mend(sorted(locked.free - set(emptied)), titles_until=last)
+    transaction.on_commit(lambda: _forget_live(emptied, {}))
+    return Deleted(conversations=len(emptied), held=locked.held, busy=locked.busy)
+
+
+def delete_windows(now: datetime) -> int:
+    """Delete what was spent in windows that ended WINDOWS_KEPT ago and that no reply names."""
+    return _done(
+        "DELETE FROM conversations_budgetwindow AS spent WHERE ends_at < %s"
+        " AND NOT EXISTS (SELECT FROM conversations_reservation WHERE day_id = spent.id)"
+        " AND NOT EXISTS (SELECT FROM conversations_reservation WHERE month_id = spent.id)"
+        " AND NOT EXISTS (SELECT FROM conversations_reservation WHERE session_id = spent.id)",
+        now - WINDOWS_KEPT,
+    )
+
+
+def delete_messages(
+    messages: Sequence[tuple[uuid.UUID, uuid.UUID]], *, purged_before: datetime
+) -> Chunk:
+    """Delete messages, given as (conversation, message); conversations that are empty then too.
+
+    A living conversation gets an end that lives, the day of its oldest message for its key, and
+    `purged_before` for its page; its title goes when it is no younger. A reply that is being
+    written stays, and so does its question. Runs inside the caller's transaction. Raises
+    DatabaseError, and then nothing is deleted.
+    """
+    locked = _locked({owner for owner, _ in messages})
+    open_ones = _being_written(locked.free)
+    kept = {each for _, reply, question in open_ones for each in (reply, question)}
+    gone = [(owner, pk) for owner, pk in messages if owner in locked.free and pk not in kept]
+    ids = [pk for _, pk in gone]
+    fences = _fences(ids)
+    counts = _without_messages(ids)
+    touched = sorted({owner for owner, _ in gone})
+    emptied = _delete_emptied(touched)
+    living = sorted(set(touched) - set(emptied))
+    _mend(living, purged_before, titles_until=purged_before.astimezone(UTC).date())
+    transaction.on_commit(lambda: _forget_live(emptied, fences))
+    return Chunk(
+        Deleted(**counts, conversations=len(emptied), held=locked.held, busy=locked.busy), ids
+    )
+
+
+# --- locks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Locked:
+    free: Ids
+    held: Ids
+    busy: Ids
+
+
+def _locked(ids: Iterable[uuid.UUID]) -> _Locked:
+    """Lock those that nobody has locked. Holds are asked for behind the lock that placing takes."""
+    wanted = sorted(set(ids))
+    there = frozenset(_ids("SELECT id FROM conversations_conversation WHERE id = ANY(%s)", wanted))
+    got = frozenset(
+        _ids(
+            "SELECT id FROM conversations_conversation WHERE id = ANY(%s) ORDER BY id"
+            " FOR UPDATE SKIP LOCKED",
+            wanted,
+        )
+    )
+    under_hold = frozenset(held(got))
+    return _Locked(free=got - under_hold, held=under_hold, busy=there - got)
+
+
+def _being_written(ids: Ids) -> list[tuple[uuid.UUID, uuid.UUID, uuid.UUID | None]]:
+    """Return open replies as (conversation, reply, question)."""
+    return _rows(
+        "SELECT conversation_id, id, parent_id FROM conversations_message"
+        " WHERE conversation_id = ANY(%s) AND state = 'streaming'",
+        list(ids),
+    )
+
+
+# --- rows -------------------------------------------------------------------------------------
+
+
+def _without_messages(ids: Sequence[uuid.UUID]) -> dict[str, int]:
+    """Delete these messages and what hangs on them; return how many rows, by kind."""
+    given = list(ids)
+    _done(
+        "UPDATE conversations_message SET parent_id = NULL"
+        " WHERE parent_id = ANY(%s) AND NOT id = ANY(%s)",
+        given,
+        given,
+    )
+    _done("UPDATE conversations_conversation SET leaf_id = NULL WHERE leaf_id = ANY(%s)", given)
+    return {
+        "feedback": _done("DELETE FROM conversations_feedback WHERE reply_id = ANY(%s)", given),
+        "reservations": _done(
+            "DELETE FROM conversations_reservation WHERE reply_id = ANY(%s)", given
+        ),
+        "messages": _done("DELETE FROM conversations_message WHERE id = ANY(%s)", given),
+    }
+
+
+def _delete_emptied(ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """Delete those of these conversations in which nothing is said any more; return which."""
+    emptied = _ids(
+        "DELETE FROM conversations_conversation AS conversation WHERE id = ANY(%s) AND NOT EXISTS"
+        " (SELECT FROM conversations_message WHERE conversation_id = conversation.id)"
+        " RETURNING id",
+        list(ids),
+    )
+    _done(
+        "DELETE FROM conversations_budgetwindow WHERE scope = 'session' AND subject = ANY(%s)",
+        emptied,
+    )
+    return emptied
+
+
+# The third and fourth byte of a sealed value are its day (`conversations.encryption`).
+_MEND = """
+    UPDATE conversations_conversation AS conversation
+    SET purged_before = greatest(purged_before, %(before)s::timestamptz),
+        key_day = (oldest.created_at AT TIME ZONE 'UTC')::date,
+        leaf_id = coalesce(leaf_id, newest.id),
+        title_sealed = CASE
+            WHEN length(title_sealed) > 3
+                AND date '1970-01-01' + get_byte(title_sealed, 2) * 256
+                    + get_byte(title_sealed, 3) <= %(titles_until)s
+            THEN ''::bytea ELSE title_sealed END
+    FROM unnest(%(ids)s) AS living (id),
+        LATERAL (SELECT created_at FROM conversations_message
+            WHERE conversation_id = living.id ORDER BY created_at LIMIT 1) AS oldest,
+        LATERAL (SELECT id FROM conversations_message
+            WHERE conversation_id = living.id ORDER BY created_at DESC, id DESC LIMIT 1) AS newest
+    WHERE conversation.id = living.id
+"""
+
+
+def _mend(
+    ids: Sequence[uuid.UUID], purged_before: datetime | None = None, *, titles_until: date
+) -> None:
+    """Let living conversations end in a living message, and need no day older than their oldest."""
+    values = {"ids": list(ids), "before": purged_before, "titles_until": titles_until}
+    if ids:
+        with connection.cursor() as cursor:
+            cursor.execute(_MEND, values)
+
+
+def _fences(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, int]:
+    """Return for each conversation the newest run whose frames go with these messages."""
+    found = _rows(
+        "SELECT conversation_id, max(fence) FROM conversations_message"
+        " WHERE id = ANY(%s) AND fence > 0 GROUP BY conversation_id",
+        list(ids),
+    )
+    return dict(found)
+
+
+def _rows(statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        return list(cursor.fetchall())
+
+
+def _ids(statement: str, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    return [pk for (pk,) in _rows(statement, list(ids))]
+
+
+def _done(statement: str, *values: Any) -> int:
+    """Execute a statement and return how many rows it changed."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        return int(cursor.rowcount)
+
+
+# --- Redis ------------------------------------------------------------------------------------
+
+
+def _forget_live(whole: Sequence[uuid.UUID], up_to: dict[uuid.UUID, int]) -> None:
+    """Drop the logs of conversations that are gone, and what others' logs hold of deleted runs."""
+    trimmed = {pk: fence for pk, fence in up_to.items() if pk not in set(whole)}
+    if not whole and not trimmed:
+        return
+    try:
+        with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=5) as client:
+            pipe = client.pipeline(transaction=False)
+            if whole:
+                pipe.unlink(*(key_of(pk) for pk in whole))
+            for pk, fence in trimmed.items():
+                pipe.xtrim(key_of(pk), minid=f"{fence + 1}-0", approximate=False)
+            pipe.execute()
+    except (RedisError, OSError) as error:
+        logger.warning("live_session_not_dropped", error=type(error).__name__, many=len(whole))
