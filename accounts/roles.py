@@ -132,7 +132,14 @@ MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
         "prompts.view_modelprice",
         "prompts.add_modelprice",
     ),
-    _P.VIEW_AUDIT: ("audit.view_entry",),
+    # The certificates of purges are evidence too.
+    _P.VIEW_AUDIT: ("audit.view_entry", "conversations.view_purgerun"),
+    _P.MANAGE_RETENTION: (
+        "conversations.view_purgerun",
+        "conversations.view_retentionpolicy",
+        "conversations.add_retentionpolicy",
+        "conversations.change_retentionpolicy",
+    ),
     _P.MANAGE_LIMITS: (
         "conversations.*_budgetplan",
         "conversations.view_budgetwindow",

@@ -42,7 +42,9 @@ def signing_key_of(origin: str) -> SigningKey:
     """
     key, _ = read_signing_keys(origin)
     last = KeyRow.objects.filter(name=origin).order_by("-id").first()
-    if last is None or last.key_id != key.key_id:
+    if last is None:
+        raise SigningKeyError("The log has signed nothing yet. It does once the worker seals it.")
+    if last.key_id != key.key_id:
         raise SigningKeyError(
             "AUDIT_SIGNING_KEY is not the key that the log was last signed with, so nothing else"
             " can be signed. Give that one."

@@ -39,23 +39,28 @@ _QUESTION = "Which part is it?\n" + sim(
 )
 
 # Conversations of two months ago, a minute between messages; replies have cost something, and one
-# in fifty is rated. 512 bytes each, which do not compress.
+# in fifty is rated. 512 bytes each, which do not compress. Ids are ordered by time, as ours are.
 _FILL = """
+CREATE FUNCTION pg_temp.at(c bigint, m bigint) RETURNS timestamptz LANGUAGE sql AS
+    $$ SELECT now() - interval '60 days' + interval '1 s' * (c %% 86400) + interval '1 min' * m $$;
+CREATE FUNCTION pg_temp.named(text, timestamptz) RETURNS uuid LANGUAGE sql AS
+    $$ SELECT (lpad(to_hex((extract(epoch FROM $2) * 1000)::bigint), 12, '0') || '7'
+        || substr(md5($1), 14))::uuid $$;
 INSERT INTO conversations_conversation (id, owner_id, title_sealed, lifecycle, fence, created_at,
     last_message_at, last_seen, retention_class, key_day)
-SELECT md5(%(run)s || c)::uuid, %(owner)s, '', 'active', 0, at, at, at, 1, at::date
-FROM (SELECT c, now() - interval '60 days' + interval '1 s' * (c %% 86400) AS at
-    FROM generate_series(1, %(count)s / %(each)s) AS c) AS talks;
+SELECT pg_temp.named(%(run)s || c, at), %(owner)s, '', 'active', 0, at, at, at, 1, at::date
+FROM (SELECT c, pg_temp.at(c, 0) AS at FROM generate_series(1, %(count)s / %(each)s) AS c) AS talks;
 INSERT INTO conversations_message (id, conversation_id, parent_id, role, state, content_sealed,
     thinking_sealed, created_at, model, arm, finish_reason, fault, usage_estimated, fence, cursor)
-SELECT md5(%(run)s || c || '/' || m)::uuid, md5(%(run)s || c)::uuid,
-    CASE WHEN m > 1 THEN md5(%(run)s || c || '/' || m - 1)::uuid END,
+SELECT pg_temp.named(%(run)s || c || '/' || m, pg_temp.at(c, m)),
+    pg_temp.named(%(run)s || c, pg_temp.at(c, 0)), CASE WHEN m > 1 THEN
+        pg_temp.named(%(run)s || c || '/' || m - 1, pg_temp.at(c, m - 1)) END,
     CASE m %% 2 WHEN 1 THEN 'user' ELSE 'assistant' END,
     CASE m %% 2 WHEN 1 THEN 'said' ELSE 'completed' END,
     sha512((c || '/' || m)::bytea) || sha512((m || '/' || c)::bytea) || sha512(c::text::bytea)
         || sha512(m::text::bytea) || sha512((c + m)::text::bytea) || sha512((c * m)::text::bytea)
         || sha512((c - m)::text::bytea) || sha512((c * 7 + m)::text::bytea),
-    '', now() - interval '60 days' + interval '1 s' * (c %% 86400) + interval '1 min' * m,
+    '', pg_temp.at(c, m),
     'simulated', 'production', 'stop', '', false, m / 2, 1
 FROM generate_series(1, %(count)s / %(each)s) AS c, generate_series(1, %(each)s) AS m;
 UPDATE conversations_conversation AS talk SET leaf_id = said.id
@@ -100,11 +105,9 @@ class RetentionBench:
         """Delete plainly, then purge; ask before and meanwhile."""
         plain = self._deleted_plainly(messages)
         self._fill(messages)
-        idle, purge, meanwhile = uvloop.run(self._beside())
-        return [
-            self._speed(messages, plain, purge),
-            self._turns(idle, meanwhile),
-        ]
+        idle, meanwhile = uvloop.run(self._beside())
+        purge = self._seconds_of_purge()
+        return [self._speed(messages, plain, purge), self._turns(idle, meanwhile)]
 
     def _speed(self, messages: int, plain: float, purge: float) -> Table:
         note = (
@@ -157,8 +160,8 @@ class RetentionBench:
             connection.execute(_PLAIN)
             return time.monotonic() - began
 
-    async def _beside(self) -> tuple[list[float], float, list[float]]:
-        """Return round trips while idle, the seconds of the purge, and round trips meanwhile."""
+    async def _beside(self) -> tuple[list[float], list[float]]:
+        """Return round trips while idle, and while a purge runs."""
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as self._http:
             say("turns, nothing else")
@@ -166,7 +169,7 @@ class RetentionBench:
             idle = await self._trips(asyncio.sleep(IDLE_SECONDS))
             say("turns beside the purge")
             meanwhile = await self._trips(asyncio.to_thread(self._purge))
-        return idle, self._seconds_of_purge(), meanwhile
+        return idle, meanwhile
 
     def _purge(self) -> None:
         env = {**self._running.env, "RETENTION_MAX_SHARE": "1"}

@@ -20,8 +20,18 @@ from conversations.models import (
     PolicyRule,
     PolicyRuleVersion,
 )
+from conversations.retention_admin import PurgeRunAdmin, RetentionPolicyAdmin
 from conversations.turn.plans import remove_plan, save_plan
 from conversations.turn.rules import TERMS, RuleRefused, Trial, checked, save_rule, tried
+
+__all__ = [
+    "BudgetPlanAdmin",
+    "BudgetWindowAdmin",
+    "ConversationAdmin",
+    "PolicyRuleAdmin",
+    "PurgeRunAdmin",
+    "RetentionPolicyAdmin",
+]
 
 
 class ReadOnly(DiscreetAdmin):

@@ -72,7 +72,7 @@ def delete_conversations(ids: Iterable[uuid.UUID]) -> Deleted:
     writing = {owner for owner, _, _ in _being_written(locked.free)}
     free = sorted(locked.free - writing)
     messages = _ids("SELECT id FROM conversations_message WHERE conversation_id = ANY(%s)", free)
-    counts = _without_messages(messages)
+    counts = _without_messages(messages).counts
     gone = _delete_emptied(free)
     transaction.on_commit(lambda: _forget_live(gone, {}))
     return Deleted(**counts, conversations=len(gone), held=locked.held, busy=locked.busy | writing)
@@ -117,15 +117,15 @@ def delete_messages(
     kept = {each for _, reply, question in open_ones for each in (reply, question)}
     gone = [(owner, pk) for owner, pk in messages if owner in locked.free and pk not in kept]
     ids = [pk for _, pk in gone]
-    fences = _fences(ids)
-    counts = _without_messages(ids)
+    deleted = _without_messages(ids)
     touched = sorted({owner for owner, _ in gone})
     emptied = _delete_emptied(touched)
     living = sorted(set(touched) - set(emptied))
     _mend(living, purged_before, titles_until=purged_before.astimezone(UTC).date())
-    transaction.on_commit(lambda: _forget_live(emptied, fences))
+    transaction.on_commit(lambda: _forget_live(emptied, deleted.fences))
     return Chunk(
-        Deleted(**counts, conversations=len(emptied), held=locked.held, busy=locked.busy), ids
+        Deleted(**deleted.counts, conversations=len(emptied), held=locked.held, busy=locked.busy),
+        ids,
     )
 
 
@@ -166,8 +166,19 @@ def _being_written(ids: Ids) -> list[tuple[uuid.UUID, uuid.UUID, uuid.UUID | Non
 # --- rows -------------------------------------------------------------------------------------
 
 
-def _without_messages(ids: Sequence[uuid.UUID]) -> dict[str, int]:
-    """Delete these messages and what hangs on them; return how many rows, by kind."""
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """How many rows went, by kind, and the newest run of each conversation among them."""
+
+    counts: dict[str, int]
+    fences: dict[uuid.UUID, int]
+
+
+def _without_messages(ids: Sequence[uuid.UUID]) -> _Gone:
+    """Delete these messages and what hangs on them.
+
+    A conversation may end in one of them until it is deleted or mended, in the same transaction.
+    """
     given = list(ids)
     _done(
         "UPDATE conversations_message SET parent_id = NULL"
@@ -175,14 +186,26 @@ def _without_messages(ids: Sequence[uuid.UUID]) -> dict[str, int]:
         given,
         given,
     )
-    _done("UPDATE conversations_conversation SET leaf_id = NULL WHERE leaf_id = ANY(%s)", given)
-    return {
+    counts = {
         "feedback": _done("DELETE FROM conversations_feedback WHERE reply_id = ANY(%s)", given),
         "reservations": _done(
             "DELETE FROM conversations_reservation WHERE reply_id = ANY(%s)", given
         ),
-        "messages": _done("DELETE FROM conversations_message WHERE id = ANY(%s)", given),
     }
+    runs = _rows(
+        "DELETE FROM conversations_message WHERE id = ANY(%s) RETURNING conversation_id, fence",
+        given,
+    )
+    return _Gone({**counts, "messages": len(runs)}, _newest(runs))
+
+
+def _newest(runs: Iterable[tuple[uuid.UUID, int]]) -> dict[uuid.UUID, int]:
+    """Return for each conversation its newest run, by the fence; without those that had none."""
+    newest: dict[uuid.UUID, int] = {}
+    for owner, fence in runs:
+        if fence > newest.get(owner, 0):
+            newest[owner] = fence
+    return newest
 
 
 def _delete_emptied(ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
@@ -205,7 +228,8 @@ _MEND = """
     UPDATE conversations_conversation AS conversation
     SET purged_before = greatest(purged_before, %(before)s::timestamptz),
         key_day = (oldest.created_at AT TIME ZONE 'UTC')::date,
-        leaf_id = coalesce(leaf_id, newest.id),
+        leaf_id = coalesce(
+            (SELECT id FROM conversations_message WHERE id = conversation.leaf_id), newest.id),
         title_sealed = CASE
             WHEN length(title_sealed) > 3
                 AND date '1970-01-01' + get_byte(title_sealed, 2) * 256
@@ -228,16 +252,6 @@ def _mend(
     if ids:
         with connection.cursor() as cursor:
             cursor.execute(_MEND, values)
-
-
-def _fences(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, int]:
-    """Return for each conversation the newest run whose frames go with these messages."""
-    found = _rows(
-        "SELECT conversation_id, max(fence) FROM conversations_message"
-        " WHERE id = ANY(%s) AND fence > 0 GROUP BY conversation_id",
-        list(ids),
-    )
-    return dict(found)
 
 
 def _rows(statement: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -695,6 +695,7 @@ class PurgeRun(models.Model):
     confirmed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = "purge"
         ordering = ["-id"]
         constraints = [
             models.UniqueConstraint(

@@ -78,6 +78,7 @@ class Migration(migrations.Migration):
                 ('confirmed_at', models.DateTimeField(blank=True, null=True)),
             ],
             options={
+                'verbose_name': 'purge',
                 'ordering': ['-id'],
             },
         ),

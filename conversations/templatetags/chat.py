@@ -63,6 +63,17 @@ def usd(amount: Decimal) -> str:
 
 
 @register.filter
+def duration(passed: float) -> str:
+    """A span of seconds in the two largest units that people count it in: 1 h 12 min."""
+    minutes, hours, days = int(passed // 60), int(passed // 3600), int(passed // 86400)
+    if days:
+        return f"{days}{NO_BREAK_SPACE}d {hours % 24}{NO_BREAK_SPACE}h"
+    if hours:
+        return f"{hours}{NO_BREAK_SPACE}h {minutes % 60}{NO_BREAK_SPACE}min"
+    return f"{minutes}{NO_BREAK_SPACE}min" if minutes else f"{int(passed)}{NO_BREAK_SPACE}s"
+
+
+@register.filter
 def seconds(milliseconds: int | None) -> str:
     """A duration as people read it: 3.2 s."""
     return f"{(milliseconds or 0) / 1000:.1f}{NO_BREAK_SPACE}s"

@@ -119,7 +119,7 @@ class World:
 
 @pytest.mark.django_db
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(histories=st.lists(told(), max_size=5), chunk=st.integers(1, 12), data=st.data())
 def test_exactly_what_is_not_due_is_left(histories, chunk, data, olive) -> None:
