@@ -121,7 +121,14 @@ ROLES: dict[str, RoleDefinition] = {
 
 # Patterns of the permissions that Django's admin asks for, `app_label.action_model`.
 MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
-    _P.LIST_METADATA: ("conversations.view_*",),
+    # Not all of the app: who is under a legal hold is for those alone who place them.
+    _P.LIST_METADATA: (
+        "conversations.view_conversation",
+        "conversations.view_message",
+        "conversations.view_budget*",
+        "conversations.view_policyrule*",
+    ),
+    _P.PLACE_HOLDS: ("conversations.view_hold", "conversations.add_hold"),
     _P.VIEW_PROMPTS: ("prompts.view_prompt*",),
     _P.EDIT_PROMPTS: ("prompts.add_prompt*", "prompts.change_prompt*"),
     _P.PUBLISH_PROMPTS: ("prompts.change_prompt*",),
@@ -132,8 +139,7 @@ MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
         "prompts.view_modelprice",
         "prompts.add_modelprice",
     ),
-    # The certificates of purges are evidence too.
-    _P.VIEW_AUDIT: ("audit.view_entry", "conversations.view_purgerun"),
+    _P.VIEW_AUDIT: ("audit.view_entry",),
     _P.MANAGE_RETENTION: (
         "conversations.view_purgerun",
         "conversations.view_retentionpolicy",

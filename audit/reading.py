@@ -20,6 +20,7 @@ READ_AS = {
     "accounts.user": "account.viewed",
     "accounts.apitoken": "account.viewed",
     "conversations.conversation": "conversation.viewed",
+    "conversations.hold": "hold.viewed",
     "conversations.budgetwindow": "account.viewed",
     "prompts.prompttemplate": "prompt.viewed",
     "prompts.promptversion": "prompt.viewed",

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
+from django.utils import timezone
 from django_prometheus.exports import ExportToDjangoView
 from redis.exceptions import RedisError
 
@@ -25,7 +26,7 @@ from accounts.access import allowed
 from audit import figures, sealing
 from audit.tasks import last_refusal
 from chatbot.database import DATABASE_FAULTS, db
-from conversations import holds
+from conversations import holds, purge
 from conversations.reply.log import REDIS_FAULTS, connect
 from prompts.provider import configured_provider
 
@@ -193,6 +194,7 @@ def _refresh_figures() -> None:
     try:
         figures.refresh()
         holds.refresh_figures()
+        purge.refresh_figures(timezone.now())
     except DATABASE_FAULTS as error:
         # The other figures are asked for all the more while the database is away.
         logger.warning("figures_unknown", fault=type(error).__name__)

@@ -12,6 +12,7 @@ from django.db.models import F
 from django.http import HttpRequest
 
 from accounts.admin import DiscreetAdmin, HistoryInline, NewestPages
+from conversations.holds_admin import HoldAdmin
 from conversations.models import (
     BudgetPlan,
     BudgetWindow,
@@ -28,6 +29,7 @@ __all__ = [
     "BudgetPlanAdmin",
     "BudgetWindowAdmin",
     "ConversationAdmin",
+    "HoldAdmin",
     "PolicyRuleAdmin",
     "PurgeRunAdmin",
     "RetentionPolicyAdmin",

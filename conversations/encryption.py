@@ -15,8 +15,9 @@ import hmac
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import overload
 
@@ -51,7 +52,7 @@ class SealKey:
 
 def seal(plain: bytes, place: str, key: SealKey) -> bytes:
     """Encrypt `plain` for `place`. Raises KeyGone for a day that is over and has no key."""
-    cipher = keyring().cipher(key.day, key.conversation_id, may_make=True)
+    cipher = _made(key).cipher
     nonce = os.urandom(NONCE_BYTES)
     sealed = cipher.encrypt(nonce, plain, _bound_to(place, key.conversation_id))
     return head_of(key.day) + nonce + sealed
@@ -67,12 +68,20 @@ def open_sealed(sealed: bytes, place: str, conversation_id: uuid.UUID) -> bytes:
         raise Unreadable(f"The value at {place} was changed or moved.") from error
 
 
-def derived(purpose: bytes, key: SealKey) -> bytes:
+def derived(purpose: bytes, *keys: SealKey) -> bytes:
     """Return 32 bytes for a purpose, that follow from a key of a conversation and die with it.
 
-    They follow from the conversation's own key, so a hold keeps them as well. Raises KeyGone.
+    They follow from the first of the keys that exists, and from the conversation's own key, so a
+    hold keeps them as well. Raises KeyGone when none exists.
     """
-    return _existing(key, may_make=True).derived(purpose)
+    *before, last = keys
+    for key in before:
+        with suppress(KeyGone):
+            return _existing(key).derived(purpose)
+    try:
+        return _existing(last).derived(purpose)
+    except KeyGone:
+        return _made(last).derived(purpose)
 
 
 def content_digest(text: str, key: SealKey) -> str:
@@ -93,13 +102,31 @@ def fall_back_on(held_key: Callable[[SealKey], ConversationKey | None]) -> None:
     _held_key = held_key
 
 
-def _existing(key: SealKey, *, may_make: bool = False) -> ConversationKey:
+def _existing(key: SealKey) -> ConversationKey:
+    """Return the key, of its day or of a hold. Raises KeyGone."""
     try:
-        return keyring().conversation_key(key.day, key.conversation_id, may_make=may_make)
+        return keyring().conversation_key(key.day, key.conversation_id)
     except KeyGone:
-        if held := _held_key and _held_key(key):
+        if held := _held(key):
             return held
         raise
+
+
+def _made(key: SealKey) -> ConversationKey:
+    """Return the key of its day, which is made for a recent day that has none. Raises KeyGone.
+
+    Not where a hold keeps one: that day is over and its key was destroyed, and under another key
+    nobody would look for what is held.
+    """
+    try:
+        return keyring().conversation_key(key.day, key.conversation_id)
+    except KeyGone:
+        may_make = key.day.day >= datetime.now(UTC).date() or not _held(key)
+    return keyring().conversation_key(key.day, key.conversation_id, may_make=may_make)
+
+
+def _held(key: SealKey) -> ConversationKey | None:
+    return _held_key(key) if _held_key else None
 
 
 def day_of(sealed: bytes) -> KeyDay:

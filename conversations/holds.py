@@ -54,6 +54,7 @@ from conversations.models import Conversation, HeldKey, Hold, Message
 logger = structlog.get_logger(__name__)
 
 BY = System("holds")
+MATTER_CHARACTERS, REASON_CHARACTERS = 200, 2_000  # as the columns have them
 ROWS_AT_ONCE = 1_000
 
 Row = TypeVar("Row", bound=models.Model)
@@ -124,7 +125,7 @@ def place(
         conversation=on if isinstance(on, Conversation) else None,
         matter=_said("matter", matter),
         reason=_said("reason", reason),
-        review_on=_to_come(review_on),
+        review_on=still_to_come(review_on),
         author=_person(by),
         placed_at=timezone.now(),
     )
@@ -184,27 +185,12 @@ def _end(hold_id: uuid.UUID, now: datetime) -> bool:
         return False
     # Who places another hold on one of these copies the keys either before, or finds them gone.
     kept = HeldKey.objects.filter(hold=hold).order_by()
-    conversations = _locked_by_id(Conversation.objects.filter(pk__in=kept.values("conversation")))
+    _locked_by_id(Conversation.objects.filter(pk__in=kept.values("conversation")))
     kept.delete()
     hold.ended_at = now
     hold.save(update_fields=["ended_at"])
-    _begin_anew(conversations)
     record(BY, "hold.ended", _target(hold), hold=str(hold.pk))
     return True
-
-
-def _begin_anew(conversations: list[Conversation]) -> None:
-    """Give a key of today to what was left without one, so that people can go on there.
-
-    Placeholders of personal data are others from then on.
-    """
-    still_held, days = held(one.pk for one in conversations), set(keyring().days())
-    left = [
-        one.pk
-        for one in conversations
-        if one.pk not in still_held and one.lasting_key().day not in days
-    ]
-    Conversation.objects.filter(pk__in=left).update(key_day=datetime.now(UTC).date())
 
 
 def _destroy_keys_of_ended() -> None:
@@ -215,10 +201,10 @@ def _destroy_keys_of_ended() -> None:
 
 def _locked(hold: Hold) -> list[Conversation]:
     """Lock what a hold is on, the person first: then none of theirs can begin meanwhile."""
-    if hold.user_id:
-        User.objects.select_for_update().get(pk=hold.user_id)
-        return _locked_by_id(Conversation.objects.filter(owner_id=hold.user_id))
-    return _locked_by_id(Conversation.objects.filter(pk=hold.conversation_id))
+    if hold.conversation_id:
+        return _locked_by_id(Conversation.objects.filter(pk=hold.conversation_id))
+    User.objects.select_for_update().filter(pk=hold.user_id).get()
+    return _locked_by_id(Conversation.objects.filter(owner_id=hold.user_id))
 
 
 def _locked_by_id(conversations: "models.QuerySet[Conversation]") -> list[Conversation]:
@@ -229,13 +215,14 @@ def _said(field: str, text: str) -> str:
     text = text.strip()
     if not text:
         raise HoldRefused(field, f"Say the {field}.")
-    longest = Hold._meta.get_field(field).max_length
-    if longest and len(text) > longest:
-        raise HoldRefused(field, f"The {field} may have {longest} characters.")
+    longest = MATTER_CHARACTERS if field == "matter" else REASON_CHARACTERS
+    if len(text) > longest:
+        raise HoldRefused(field, f"The {field} may have {longest:,} characters.")
     return text
 
 
-def _to_come(day: date) -> date:
+def still_to_come(day: date) -> date:
+    """Return the day of a review. Raises HoldRefused when it is not after today, by UTC."""
     if day <= datetime.now(UTC).date():
         raise HoldRefused("review_on", "The day of the review must be still to come.")
     return day
@@ -403,15 +390,17 @@ def _bound_to(hold_id: uuid.UUID, key: SealKey) -> bytes:
 # --- reading ----------------------------------------------------------------------------------
 
 _MOST_CONVERSATIONS = 1_000
-# A key that is not there is asked for again after this: it may have been kept meanwhile.
-_MISSED_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """The held keys of a conversation, as they were at one moment (CLOCK_MONOTONIC)."""
+    """The held keys of a conversation, as they were at one moment (CLOCK_MONOTONIC).
 
-    keys: dict[SealKey, ConversationKey]
+    None for those that were asked for and that no hold keeps. This is final: a day's key is
+    destroyed after those of what is held are committed.
+    """
+
+    keys: dict[SealKey, ConversationKey | None]
     at: float
 
 
@@ -424,16 +413,18 @@ def held_key(key: SealKey) -> ConversationKey | None:
     On an event loop nothing is asked: there is only what a thread has read in the last minute.
     """
     kept = _kept.get(key.conversation_id)
-    age = time.monotonic() - kept.at if kept else KEPT_SECONDS
-    if kept and age < (KEPT_SECONDS if key in kept.keys else _MISSED_SECONDS):
-        return kept.keys.get(key)
+    if kept and time.monotonic() - kept.at > KEPT_SECONDS:
+        kept = None
+    if kept and key in kept.keys:
+        return kept.keys[key]
     if _is_on_a_loop():
         return None
     if len(_kept) >= _MOST_CONVERSATIONS:
         _kept.clear()
+    keys: dict[SealKey, ConversationKey | None] = dict.fromkeys(kept.keys if kept else ())
     found = _kept_by_holds([key.conversation_id])
-    keys = {one: ConversationKey(secret) for one, secret in found.items()}
-    _kept[key.conversation_id] = _Kept(keys, time.monotonic())
+    keys |= {one: ConversationKey(secret) for one, secret in found.items()}
+    _kept[key.conversation_id] = _Kept({key: None, **keys}, time.monotonic())
     return keys.get(key)
 
 

@@ -37,6 +37,10 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
             lifecycle__in=[Conversation.Lifecycle.ACTIVE, Conversation.Lifecycle.ARCHIVED],
         )
 
+    def listed(self) -> "ConversationQuerySet":
+        """Those that stand in lists: temporary ones never do."""
+        return self.exclude(retention_class=RetentionClass.TEMPORARY)
+
 
 LAST_SEEN_PRECISION = timedelta(minutes=1)
 
@@ -777,6 +781,7 @@ class Hold(models.Model):
     objects = HoldQuerySet.as_manager()
 
     class Meta:
+        verbose_name = "legal hold"
         ordering = ["-placed_at", "-id"]
         indexes = [
             models.Index(fields=["user"], name="holds_on_people", condition=Q(ended_at=None)),

@@ -167,7 +167,7 @@ class _Plot:
 def _round_up(value: int) -> int:
     """Return the next number that divides into the steps of the axis and reads well."""
     least = max(value, _STEPS)
-    unit = 10 ** int(math.log10(least / _STEPS))
+    unit: int = 10 ** int(math.log10(least / _STEPS))
     for factor in (1, 2, 5, 10):
         if least <= unit * factor * _STEPS:
             return unit * factor * _STEPS

@@ -132,13 +132,21 @@ def standard_hours() -> int:
 # --- who falls under which --------------------------------------------------------------------
 
 
-def _by_role(_before: object) -> Mapping[str, Period]:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """All periods by class, and those of roles by role."""
+
+    periods: Mapping[int, Period]
+    by_role: Mapping[str, Period]
+
+
+def _read(_before: object) -> _Known:
     with_role = RetentionPolicy.objects.exclude(role=None).values_list("role_id", "pk")
     known = periods(timezone.now())
-    return {role: known[pk] for role, pk in with_role if role and pk in known}
+    return _Known(known, {role: known[pk] for role, pk in with_role if role and pk in known})
 
 
-_policies = Kept(_by_role)
+_policies = Kept(_read)
 forget_policies = _policies.forget
 
 
@@ -151,12 +159,17 @@ def class_for(user: User, *, temporary: bool = False) -> int:
     """
     if temporary:
         return RetentionClass.TEMPORARY
-    by_role = _policies.get()
+    by_role = _policies.get().by_role
     if not by_role:
         return RetentionClass.STANDARD
     own = [by_role[role] for role in user.roles if role in by_role]
     longest = max(own, key=lambda period: (period.hours, -period.retention_class), default=None)
     return longest.retention_class if longest else RetentionClass.STANDARD
+
+
+def kept_for(retention_class: int) -> str:
+    """Return in words how long what is said in this class is kept. As many queries as class_for."""
+    return _policies.get().periods[retention_class].in_words
 
 
 # --- changing it ------------------------------------------------------------------------------
@@ -278,10 +291,12 @@ def add_policy(role: str, hours: int, *, by: Actor, note: str = "") -> Retention
     checked(hours)
     if RetentionPolicy.objects.filter(role=role).exists():
         raise PeriodRefused("This role has a policy. Change that one.")
-    last = RetentionPolicy.objects.select_for_update().aggregate(last=_last())["last"]
+    # Two who add one at once queue up here.
+    RetentionPolicy.objects.select_for_update().get(pk=RetentionClass.STANDARD)
+    last = RetentionPolicy.objects.aggregate(last=Max("retention_class"))["last"]
     if last >= _LAST_CLASS:
         raise PeriodRefused("There are as many policies as there can be.")
-    made = RetentionPolicy.objects.create(pk=max(last, RetentionClass.TEMPORARY) + 1, role_id=role)
+    made = RetentionPolicy.objects.create(pk=last + 1, role_id=role)
     version = _version(made, hours, now, by=by, note=note, now=now)
     record(
         by,
@@ -296,10 +311,6 @@ def add_policy(role: str, hours: int, *, by: Actor, note: str = "") -> Retention
     )
     transaction.on_commit(forget_policies)
     return made
-
-
-def _last() -> Any:
-    return Max("retention_class", default=0)
 
 
 def _version(  # noqa: PLR0913 - all are named

@@ -1,7 +1,7 @@
 """Retention in the admin: how long what is said is kept, and what was purged.
 
 A change is shown before it is saved: what it would remove, and when. Who may change it also lets a
-purge go on that stopped to ask; who reads the audit log sees the evidence.
+purge go on that stopped to ask.
 """
 
 from typing import Any
@@ -110,18 +110,18 @@ class RetentionPolicyAdmin(_Pages):
         now = timezone.now()
         holding = periods(now)
         found = RetentionPolicy.objects.select_related("role").prefetch_related("versions")
-        shown = [
-            {
-                "policy": policy,
-                "name": name_of(policy),
-                "period": holding[policy.pk],
-                "pending": pending(sorted(policy.versions.all(), key=lambda v: v.number), now),
-            }
-            for policy in found
-        ]
-        for each in shown:
-            if each["pending"]:
-                each["pending_words"] = in_words(each["pending"].hours)  # type: ignore[attr-defined]
+        shown = []
+        for policy in found:
+            to_come = pending(sorted(policy.versions.all(), key=lambda v: v.number), now)
+            shown.append(
+                {
+                    "policy": policy,
+                    "name": name_of(policy),
+                    "period": holding[policy.pk],
+                    "pending": to_come,
+                    "pending_words": in_words(to_come.hours) if to_come else "",
+                }
+            )
         return self.page(
             request,
             "admin/conversations/retentionpolicy/change_list.html",

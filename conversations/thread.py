@@ -10,8 +10,10 @@ from django.conf import settings
 from django.db.models import Exists, OuterRef
 
 from accounts.models import User
-from conversations.models import Conversation, Message
+from conversations.holds import held, is_person_held
+from conversations.models import Conversation, Message, RetentionClass
 from conversations.reply.log import Cursor
+from conversations.retention import kept_for
 from conversations.turn.budget import warning_for
 from conversations.turn.context import branch
 from conversations.turn.policy import releases_by_sentence
@@ -56,6 +58,7 @@ class Page:
     warning: str = ""
     privacy: str = ""
     by_sentence: bool = False
+    is_told_held: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -67,6 +70,11 @@ class Page:
         return self.conversation.shown_title or "New conversation"
 
     @property
+    def temporary_for(self) -> str:
+        """How long a temporary conversation is kept, in words."""
+        return kept_for(RetentionClass.TEMPORARY)
+
+    @property
     def is_demo(self) -> bool:
         return bool(settings.PROVIDER_IS_DEMO)
 
@@ -76,13 +84,21 @@ class Page:
 
 
 def empty_page(
-    user: User, conversation_id: uuid.UUID, *, list_before: datetime | None = None
+    user: User,
+    conversation_id: uuid.UUID,
+    *,
+    list_before: datetime | None = None,
+    temporary: bool = False,
 ) -> Page:
     """Return the page of a conversation that begins with its first question."""
     conversation = Conversation(pk=conversation_id, owner=user)
     conversation.is_new = True  # type: ignore[attr-defined]
     days, older = _days(user, list_before)
-    page = Page(conversation, [], None, Cursor(0, 0), _with_new(conversation, days), older)
+    if temporary:
+        conversation.retention_class = RetentionClass.TEMPORARY
+    else:
+        days = _with_new(conversation, days)
+    page = Page(conversation, [], None, Cursor(0, 0), days, older)
     return _with_what_holds(page, user)
 
 
@@ -99,13 +115,20 @@ def page_of(
 
 
 def _with_what_holds(page: Page, user: User) -> Page:
-    """Add what this person should know before they write. At most three queries."""
+    """Add what this person should know before they write. At most three queries, five where
+    holds are told.
+    """
     return replace(
         page,
         warning=warning_for(user, page.conversation),
         privacy=_PRIVACY[mode_for(user)],
         by_sentence=releases_by_sentence(),
+        is_told_held=settings.HOLDS_ARE_TOLD and _is_held(page.conversation),
     )
+
+
+def _is_held(conversation: Conversation) -> bool:
+    return is_person_held(conversation.owner) or bool(held([conversation.pk]))
 
 
 _PRIVACY = {
@@ -148,7 +171,7 @@ def _days(user: User, before: datetime | None) -> tuple[list[Day], str]:
     being_written = Message.objects.filter(
         conversation=OuterRef("pk"), state=Message.State.STREAMING
     )
-    listed = Conversation.objects.visible_to(user).annotate(is_live=Exists(being_written))
+    listed = Conversation.objects.visible_to(user).listed().annotate(is_live=Exists(being_written))
     if before:
         listed = listed.filter(last_message_at__lt=before)
     found = list(listed.order_by("-last_message_at")[: CONVERSATIONS_AT_ONCE + 1])

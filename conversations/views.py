@@ -52,7 +52,12 @@ REFUSAL_STATUS = {
 @requires("conversations.chat")
 def new_conversation(request: Request) -> HttpResponse:
     """The first screen. The conversation begins with its first question."""
-    page = empty_page(request.user, uuid7(), list_before=_moment(request.GET.get("list")))
+    page = empty_page(
+        request.user,
+        uuid7(),
+        list_before=_moment(request.GET.get("list")),
+        temporary="temporary" in request.GET,
+    )
     context = {"page": page, "key": uuid7(), "draft": request.GET.get("ask", "")}
     return render(request, "conversations/conversation.html", context)
 
@@ -117,7 +122,8 @@ async def _begin(
     await runner().ready()
     try:
         # Who goes away in this moment must not leave an open reply that nobody writes.
-        return await asyncio.shield(_launched(db(_start)(conversation_id, user, text, key, _row())))
+        starting = db(_start)(conversation_id, user, text, key, _row(), _is_temporary(request))
+        return await asyncio.shield(_launched(starting))
     except Conversation.DoesNotExist as error:
         raise Http404 from error
 
@@ -133,10 +139,17 @@ def _row() -> uuid.UUID:
     return runner().row.pk
 
 
-def _start(
-    conversation_id: uuid.UUID, user: User, text: str, key: str, runner_id: uuid.UUID
+def _start(  # noqa: PLR0913, PLR0917 - those of start_turn
+    conversation_id: uuid.UUID,
+    user: User,
+    text: str,
+    key: str,
+    runner_id: uuid.UUID,
+    temporary: bool,
 ) -> tuple[Turn, str]:
-    turn = start_turn(conversation_id, by=user, text=text, key=key, runner_id=runner_id)
+    turn = start_turn(
+        conversation_id, by=user, text=text, key=key, runner_id=runner_id, temporary=temporary
+    )
     # A question that arrived before is on the page already, or comes through the log.
     return turn, fragments.turn_started(turn) if turn.is_new else ""
 
@@ -220,7 +233,10 @@ def _refused_page(
     stored = Conversation.objects.visible_to(request.user).filter(pk=conversation_id).first()
     if stored:
         stored.owner = request.user
-    page = page_of(stored) if stored else empty_page(request.user, conversation_id)
+    if stored:
+        page = page_of(stored)
+    else:
+        page = empty_page(request.user, conversation_id, temporary=_is_temporary(request))
     context = {"page": page, "key": uuid7(), "draft": text, "refusal": refusal}
     return render(request, "conversations/conversation.html", context, status=status)
 
@@ -243,6 +259,11 @@ def _form(request: HttpRequest) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         raise BadRequest("The message is not valid UTF-8. Nothing was sent.") from error
     return request.POST.get("text", ""), request.POST.get("key", "") or uuid7().hex
+
+
+def _is_temporary(request: HttpRequest) -> bool:
+    """Whether a conversation that begins with this form is to be a temporary one."""
+    return "temporary" in request.POST
 
 
 def _uuid(text: str | None) -> uuid.UUID | None:

@@ -25,6 +25,7 @@ from audit import floods, trail
 from audit.append_only import TRIGGERS
 from benchmarks.provider_simulator import running_simulator
 from conversations.models import Conversation, Message, PolicyRule, Runner
+from conversations.retention import forget_policies
 from conversations.turn import Progress, Turn, TurnEnded, close_reply, start_turn
 from conversations.turn.plans import kept_plans
 from conversations.turn.policy import kept_policy
@@ -305,13 +306,13 @@ def _entries_beside_roll_back_with_the_test(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _offers_and_plans_of_its_own():
-    # Both are kept for seconds: one test's must not hold in another.
-    kept_offers.forget()
-    kept_plans.forget()
+def _offers_plans_and_policies_of_its_own():
+    # They are kept for seconds: one test's must not hold in another.
+    for forget in (kept_offers.forget, kept_plans.forget, forget_policies):
+        forget()
     yield
-    kept_offers.forget()
-    kept_plans.forget()
+    for forget in (kept_offers.forget, kept_plans.forget, forget_policies):
+        forget()
 
 
 @pytest.fixture(autouse=True)

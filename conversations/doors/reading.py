@@ -25,8 +25,8 @@ _LOADED = ("prompt_version__template", "refused_by", "feedback")
 
 
 def sessions(user: User, cursor: str | None, limit: int) -> dict[str, Any]:
-    """Return a page of the person's sessions, newest message first. One query."""
-    found = Conversation.objects.visible_to(user).order_by("-last_message_at", "-pk")
+    """Return a page of the person's lasting sessions, newest message first. One query."""
+    found = Conversation.objects.visible_to(user).listed().order_by("-last_message_at", "-pk")
     if cursor:
         moment, pk = _read_cursor(cursor)
         older = Q(last_message_at__lt=moment) | Q(last_message_at=moment, pk__lt=pk)

@@ -87,6 +87,7 @@ class Migration(migrations.Migration):
                 ('user', models.ForeignKey(blank=True, db_constraint=False, db_index=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to=settings.AUTH_USER_MODEL, verbose_name='person')),
             ],
             options={
+                'verbose_name': 'legal hold',
                 'ordering': ['-placed_at', '-id'],
             },
         ),

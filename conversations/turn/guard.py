@@ -39,7 +39,9 @@ class Guard:
 
     def __init__(self, conversation: Conversation, policy: Policy, mode: Mode) -> None:
         self._policy, self._mode = policy, mode
-        self._pseudonyms = Pseudonymiser(conversation.lasting_key())
+        # The lasting key may be gone for an hour: after a hold has ended, until the next purge.
+        keys = conversation.lasting_key(), conversation.seal_key()
+        self._pseudonyms = Pseudonymiser(*keys)
         self._question = ""
 
     @classmethod

@@ -16,6 +16,7 @@ from accounts.models import User
 from audit.trail import record
 from conversations.encryption import content_digest
 from conversations.models import Conversation, Message
+from conversations.retention import class_for
 from conversations.turn.budget import reserve, settle_title
 from conversations.turn.context import Told, told_for
 from conversations.turn.guard import Guard
@@ -95,18 +96,20 @@ def start_turn(  # noqa: PLR0913 - each named where it is called
     key: str,
     runner_id: uuid.UUID,
     program: Program | None = None,
+    temporary: bool = False,
 ) -> Turn:
     """Store the question and an empty reply that `runner_id` is to write.
 
-    A conversation that does not exist yet begins here. The same `key` again returns the turn that
-    it made. Raises Refusal, `Denied`, and Conversation.DoesNotExist for somebody else's.
+    A conversation that does not exist yet begins here, a `temporary` one if that is wanted. The
+    same `key` again returns the turn that it made. Raises Refusal, `Denied`, and
+    Conversation.DoesNotExist for somebody else's.
     """
     require(by, "conversations.chat")
     key = key[:MAX_KEY_CHARACTERS]
     try:
         # A collision undoes all of it: a savepoint would cost every turn two statements.
         with transaction.atomic():
-            return _started(conversation_id, by, text, key, runner_id, program)
+            return _started(conversation_id, by, text, key, runner_id, program, temporary)
     except _Collision:
         return _standing_turn(Conversation.objects.visible_to(by).get(pk=conversation_id), key)
 
@@ -118,9 +121,10 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
     key: str,
     runner_id: uuid.UUID,
     program: Program | None,
+    temporary: bool,
 ) -> Turn:
     said = checked_question(text)
-    conversation = _locked(conversation_id, by)
+    conversation = _locked(conversation_id, by, temporary=temporary)
     conversation.owner = by  # the same, and come with their roles
     if program and conversation.leaf_id is None:
         _store_history(conversation, program.history)
@@ -227,21 +231,26 @@ def request_stop(conversation_id: uuid.UUID, *, by: User) -> Message | None:
 def can_continue(reply: Message) -> bool:
     """Whether the reply ended before its natural end, so that more could come.
 
-    What can't be read can't be continued: its text would be overwritten.
+    What can't be read can't be continued: its text would be overwritten. Nor can what has outlived
+    its question.
     """
+    if reply.parent_id is None:
+        return False
     ended_early = {Message.State.STOPPED, Message.State.FAILED, Message.State.INTERRUPTED}
     if reply.state not in ended_early and reply.finish_reason != "length":
         return False
     return reply.shown_content is not None
 
 
-def _locked(conversation_id: uuid.UUID, by: User) -> Conversation:
+def _locked(conversation_id: uuid.UUID, by: User, *, temporary: bool) -> Conversation:
     """Return the conversation with its row locked; it begins here if nobody has it."""
     mine = Conversation.objects.visible_to(by).select_for_update()
     for conversation in mine.filter(pk=conversation_id):
         _refuse_archived(conversation)
         return conversation
-    made = Conversation(pk=conversation_id, owner=by)
+    made = Conversation(
+        pk=conversation_id, owner=by, retention_class=class_for(by, temporary=temporary)
+    )
     # Two first messages at once: the second waits here for the first, and then finds its row.
     Conversation.objects.bulk_create([made], ignore_conflicts=True)
     conversation = mine.get(pk=conversation_id)

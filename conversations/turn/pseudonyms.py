@@ -78,8 +78,9 @@ class Pseudonymiser:
     then hidden wherever it stands later. Not for several threads at once.
     """
 
-    def __init__(self, key: SealKey) -> None:
-        self._key = derived(b"pseudonyms", key)
+    def __init__(self, *keys: SealKey) -> None:
+        """Make placeholders by the first of these keys of a conversation that exists."""
+        self._key = derived(b"pseudonyms", *keys)
         self._placeholders: dict[tuple[str, str], str] = {}
         self._originals: dict[str, str] = {}
         self._written: set[str] = set()  # lookalikes that people wrote themselves

@@ -32,12 +32,15 @@ async def title_if_first(
     """Give the conversation a title if it has none; return it then, with its title.
 
     Without a model, with one that fails or where the budget does not reach, the first words of the
-    question are the title. What the title costs counts in the budget, not as the reply's. While
-    the model is asked the reply belongs to `runner_id`, so that others see when it died.
+    question are the title, and so they are of a temporary conversation. What the title costs counts
+    in the budget, not as the reply's. While the model is asked the reply belongs to `runner_id`, so
+    that others see when it died.
     """
     if turn.conversation.title_sealed:
         return None
     plain = first_words(turn.question.content)
+    # Nobody looks for a temporary conversation in a list.
+    by_model = by_model and not turn.conversation.is_temporary
     call = await db_patiently(_call_for_title)(turn, runner_id) if by_model else None
     if call is None:
         return await db_patiently(_store)(turn, plain)

@@ -72,6 +72,7 @@ def test_without_the_key_of_the_day_nothing_opens(settings, tmp_path):
         open_sealed(sealed, "here", TALK)
 
 
+@pytest.mark.django_db
 def test_nothing_is_sealed_for_a_day_that_is_over_and_has_no_key(settings, tmp_path):
     settings.KEYRING = str(tmp_path)
     with pytest.raises(KeyGone):

@@ -283,14 +283,12 @@ def test_the_end_of_the_last_hold_ends_its_keys(finished, hold, ravi):
         content(turn.question)
 
 
-def test_people_can_go_on_in_what_was_held(finished, begin, hold, ravi):
-    turn = finished("keep this")
-    talk, long_ago = turn.conversation, NOW.date() - timedelta(days=40)
+def test_people_can_go_on_between_the_end_of_a_hold_and_the_purge(finished, begin, hold, ravi):
+    talk = finished("Write to olive@parley.example").conversation
+    long_ago = NOW.date() - timedelta(days=40)
     Conversation.objects.filter(pk=talk.pk).update(key_day=long_ago)
     over(hold(talk), ravi)
-    talk.refresh_from_db()
-    assert talk.key_day == NOW.date()
-    begin("And now?", conversation=talk)
+    begin("And now to sam@parley.example?", conversation=talk)
 
 
 def test_a_key_that_outlived_its_hold_goes_with_the_next_run(finished, hold, ravi, monkeypatch):
@@ -417,3 +415,21 @@ def test_a_conversation_with_kept_keys_is_protected(hold, finished):
     hold(talk)
     with pytest.raises(ProtectedError):
         talk.delete()
+
+
+# --- who is told ------------------------------------------------------------------------------
+
+
+def test_people_are_told_only_where_the_setting_says_so(finished, hold, olive_client, settings):
+    talk = finished().conversation
+    page = talk.get_absolute_url()
+    for are_told in (False, True):
+        settings.HOLDS_ARE_TOLD = are_told
+        assert "legal matter" not in olive_client.get(page).content.decode()
+    hold(talk)
+    assert "Kept for a legal matter." in olive_client.get(page).content.decode()
+    settings.HOLDS_ARE_TOLD = False
+    assert "legal matter" not in olive_client.get(page).content.decode()
+    hold(talk.owner)
+    settings.HOLDS_ARE_TOLD = True
+    assert "Kept for a legal matter." in olive_client.get("/").content.decode()
