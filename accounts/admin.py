@@ -110,7 +110,7 @@ class UserAdmin(DiscreetAdmin):
     list_display = ("email", "name", "role_labels", "is_active", "last_login")
     list_filter = ("is_active", ("grants__role", admin.RelatedOnlyFieldListFilter))
     search_fields = ("email", "name")
-    readonly_fields = ("date_joined", "last_login")
+    readonly_fields = ("date_joined", "last_login", "erased_at")
     actions = None
     show_full_result_count = False
 
@@ -123,7 +123,7 @@ class UserAdmin(DiscreetAdmin):
         """Ask only for what a new account needs."""
         if obj is None:
             return ["email", "name", "roles"]
-        return ["email", "name", "roles", "is_active", "date_joined", "last_login"]
+        return ["email", "name", "roles", "is_active", "date_joined", "last_login", "erased_at"]
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         """Answer no: an account that did something stays nameable. Switch it off instead."""
@@ -131,6 +131,8 @@ class UserAdmin(DiscreetAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         """Say whether this person may manage accounts."""
+        if obj is not None and obj.erased_at:
+            return False  # nobody is left whom it could describe
         return allowed(request.user, Permission.MANAGE_USERS, obj)
 
     @admin.display(description="roles")

@@ -1,4 +1,4 @@
-"""What administrators do to accounts: create, grant, revoke, deactivate, reactivate.
+"""What is done to accounts: create, grant, revoke, deactivate, reactivate, erase.
 
 Each verb asks for permission, locks what it decides on, changes, and announces the change inside
 its transaction. An installation always keeps one active administrator.
@@ -6,18 +6,24 @@ its transaction. An installation always keeps one active administrator.
 
 from collections.abc import Iterable
 
+from allauth.account.models import EmailAddress
+from django.contrib.auth.hashers import make_password
 from django.db import transaction
+from django.utils import timezone
 
 from accounts.access import Actor, require
 from accounts.models import Role, RoleGrant, User
 from accounts.roles import ADMINISTRATOR, Permission
+from accounts.sessions import end_sessions
 from accounts.signals import (
     account_created,
     account_deactivated,
+    account_erased,
     account_reactivated,
     role_granted,
     role_revoked,
 )
+from accounts.tokens import revoke_token
 
 
 class LastAdministratorError(Exception):
@@ -78,6 +84,10 @@ def revoke(user: User, role: str, *, by: Actor) -> bool:
     _lock(role)
     if role == ADMINISTRATOR:
         _keep_an_administrator_besides(user)
+    return _take(user, role, by)
+
+
+def _take(user: User, role: str, by: Actor) -> bool:
     count, _ = RoleGrant.objects.filter(user=user, role_id=role).delete()
     if count:
         user.forget_roles()
@@ -99,16 +109,64 @@ def deactivate(user: User, *, by: Actor) -> bool:
 
 @transaction.atomic
 def reactivate(user: User, *, by: Actor) -> bool:
-    """Switch the account on again, with the roles it had; False if it was on. Raises Denied."""
+    """Switch the account on again, with the roles it had; False if it was on, or erased.
+
+    Raises Denied.
+    """
     require(by, Permission.MANAGE_USERS, user)
     return _switch(user, on=True, by=by)
 
 
+@transaction.atomic
+def erase(user: User, *, by: Actor, reason: str = "") -> bool:
+    """Close the account for good and forget who it was; return False if that was done before.
+
+    Everybody may do it to themselves, those who manage accounts to others. Sessions end, tokens and
+    roles go, name and email are replaced, so that the email is free for a new account. What the
+    person said is not deleted here. Raises Denied, LastAdministratorError.
+    """
+    if by != user:
+        require(by, Permission.MANAGE_USERS, user)
+    _lock(ADMINISTRATOR)
+    stored = User.objects.select_for_update().get(pk=user.pk)
+    if stored.erased_at:
+        return False
+    _keep_an_administrator_besides(stored)
+    _close(stored, by)
+    now = timezone.now()
+    gone = {
+        "email": f"erased-{stored.pk.hex}@erased.invalid",  # a domain of nobody, by RFC 2606
+        "name": "",
+        "password": make_password(None),
+        "is_active": False,
+        "last_login": None,
+        "erased_at": now,
+    }
+    User.objects.filter(pk=stored.pk).update(**gone)
+    for name, value in gone.items():
+        setattr(user, name, value)
+    user.forget_roles()
+    account_erased.send(sender=User, user=user, by=by, reason=reason)
+    return True
+
+
+def _close(user: User, by: Actor) -> None:
+    """Take what the account can do, and what it is known by besides its name."""
+    for token in user.api_tokens.filter(revoked_at=None):
+        revoke_token(token, by=by)
+    user.api_tokens.all().delete()
+    for role in sorted(user.roles):
+        _take(user, role, by)
+    EmailAddress.objects.filter(user=user).delete()
+    end_sessions(user, now=timezone.now())
+
+
 def _switch(user: User, *, on: bool, by: Actor) -> bool:
-    changed = User.objects.filter(pk=user.pk, is_active=not on).update(is_active=on)
-    user.is_active = on
+    there = User.objects.filter(pk=user.pk, is_active=not on, erased_at=None)
+    changed = there.update(is_active=on)
     user.forget_roles()
     if changed:
+        user.is_active = on
         announcement = account_reactivated if on else account_deactivated
         announcement.send(sender=User, user=user, by=by)
     return bool(changed)

@@ -74,6 +74,7 @@ class User(AbstractBaseUser):
     name = models.CharField("name", max_length=150, blank=True)
     is_active = models.BooleanField("active", default=True)
     date_joined = models.DateTimeField("joined", default=timezone.now, editable=False)
+    erased_at = models.DateTimeField("erased", null=True, blank=True, editable=False)
 
     objects: ClassVar[UserManager] = UserManager()
 

@@ -140,6 +140,10 @@ MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
         "prompts.add_modelprice",
     ),
     _P.VIEW_AUDIT: ("audit.view_entry",),
+    _P.BREAK_GLASS: (
+        "conversations.view_breakglassgrant",
+        "conversations.add_breakglassgrant",
+    ),
     _P.MANAGE_RETENTION: (
         "conversations.view_purgerun",
         "conversations.view_retentionpolicy",
@@ -156,6 +160,7 @@ MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
     _P.MANAGE_USERS: (
         *("accounts.view_user", "accounts.add_user", "accounts.change_user"),
         "accounts.view_apitoken",
+        *("conversations.view_erasure", "conversations.add_erasure"),
     ),
     _P.GRANT_ROLES: ("accounts.view_user", "accounts.view_role", "accounts.*_rolegrant"),
 }

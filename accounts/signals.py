@@ -12,6 +12,9 @@ account_created = Signal()
 account_deactivated = Signal()
 account_reactivated = Signal()
 
+# user: User, by: User | System, reason: str; name and email are gone already
+account_erased = Signal()
+
 # user: User, role: str (slug), by: User | System
 role_granted = Signal()
 role_revoked = Signal()

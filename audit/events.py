@@ -21,6 +21,7 @@ class Group(StrEnum):
     ACCOUNTS = "Accounts and roles"
     READING = "Reading"
     CONVERSATIONS = "Conversations"
+    RIGHTS = "Rights of the person"
     MODELS = "Prompts and models"
     LIMITS = "Limits and policy"
     RETENTION = "Retention"
@@ -88,6 +89,60 @@ EVENTS: dict[str, Event] = {
         " how they went. What was said is not shown there.",
         ("page", "filter", "searched"),
     ),
+    "break_glass.requested": Event(
+        _G.READING,
+        "A compliance officer asked for leave to read what somebody else said: one conversation, or"
+        " one person's, perhaps of some days. Where nobody has to approve it begins at once, and"
+        " `until` says when it ends.",
+        ("matter", "minutes", "scope", "until"),
+    ),
+    "break_glass.approved": Event(
+        _G.READING,
+        "Another compliance officer approved such a request, which began with that.",
+        ("matter", "until"),
+    ),
+    "break_glass.refused": Event(
+        _G.READING, "Another compliance officer refused such a request.", ("matter", "until")
+    ),
+    "break_glass.ended": Event(
+        _G.READING,
+        "Leave to read what somebody else said was ended before its time, or a request withdrawn.",
+        ("matter",),
+    ),
+    "break_glass.listed": Event(
+        _G.READING,
+        "A compliance officer was shown which conversations such leave opens, with their titles.",
+        ("matter", "count"),
+    ),
+    "break_glass.viewed": Event(
+        _G.READING,
+        "A compliance officer read a conversation of somebody else under such leave.",
+        ("grant", "matter"),
+    ),
+    "counsel_export.requested": Event(
+        _G.READING,
+        "A compliance officer asked for a file of what a hold keeps, for counsel.",
+        ("grant", "hold", "matter"),
+    ),
+    "counsel_export.finished": Event(
+        _G.READING,
+        "Such a file was written, with its chain of custody.",
+        (
+            *("grant", "hold", "matter", "conversations", "messages", "unreadable"),
+            "custody_sha256",
+        ),
+    ),
+    "counsel_export.failed": Event(
+        _G.READING, "Such a file could not be written.", ("grant", "hold", "matter")
+    ),
+    "counsel_export.downloaded": Event(
+        _G.READING, "A compliance officer downloaded such a file.", ("grant", "hold", "matter")
+    ),
+    "counsel_export.expired": Event(
+        _G.READING,
+        "Such a file was removed, its time being over. What proves it stays.",
+        ("grant", "hold", "matter"),
+    ),
     "prompt.viewed": Event(
         _G.READING,
         "Somebody read what the AI is told, in the administration.",
@@ -105,6 +160,44 @@ EVENTS: dict[str, Event] = {
         _G.CONVERSATIONS, "A conversation was taken back from the archive or from deletion."
     ),
     "conversation.deleted": Event(_G.CONVERSATIONS, "A conversation was deleted by its owner."),
+    "conversation.destroyed": Event(
+        _G.CONVERSATIONS,
+        "A conversation that its owner had deleted was destroyed, the time for undo being over.",
+    ),
+    "rights.all_deleted": Event(
+        _G.RIGHTS, "Somebody deleted all of their conversations.", ("conversations",)
+    ),
+    "rights.all_restored": Event(
+        _G.RIGHTS,
+        "Somebody took back that they had deleted all of their conversations.",
+        ("conversations",),
+    ),
+    "rights.export_requested": Event(
+        _G.RIGHTS, "Somebody asked for everything that is held about them."
+    ),
+    "rights.exported": Event(
+        _G.RIGHTS,
+        "Everything that is held about somebody was written into a file for them. Unreadable are"
+        " titles and messages whose key is gone.",
+        ("conversations", "messages", "unreadable"),
+    ),
+    "rights.export_failed": Event(
+        _G.RIGHTS, "The file of what is held about somebody could not be written."
+    ),
+    "rights.export_downloaded": Event(
+        _G.RIGHTS, "Somebody downloaded the file of what is held about them."
+    ),
+    "rights.export_expired": Event(
+        _G.RIGHTS, "The file of what is held about somebody was removed, its time being over."
+    ),
+    "account.erased": Event(
+        _G.RIGHTS,
+        "An account was closed for good by its owner or by an administrator: name and email were"
+        " replaced, sessions ended, tokens revoked, conversations deleted.",
+    ),
+    "account.erasure_finished": Event(
+        _G.RIGHTS, "The last of what was held about an erased account was destroyed."
+    ),
     "turn.started": Event(
         _G.CONVERSATIONS,
         "A question was asked, and a reply was begun.",

@@ -21,6 +21,7 @@ READ_AS = {
     "accounts.apitoken": "account.viewed",
     "conversations.conversation": "conversation.viewed",
     "conversations.hold": "hold.viewed",
+    "conversations.erasure": "account.viewed",
     "conversations.budgetwindow": "account.viewed",
     "prompts.prompttemplate": "prompt.viewed",
     "prompts.promptversion": "prompt.viewed",

@@ -25,6 +25,7 @@ def connect() -> None:
         (accounts.account_created, account_created),
         (accounts.account_deactivated, account_deactivated),
         (accounts.account_reactivated, account_reactivated),
+        (accounts.account_erased, account_erased),
         (accounts.role_granted, role_granted),
         (accounts.role_revoked, role_revoked),
         (accounts.token_created, token_created),
@@ -88,6 +89,11 @@ def account_deactivated(user: User, by: Any, **_: Any) -> None:
 
 def account_reactivated(user: User, by: Any, **_: Any) -> None:
     record(by, "account.reactivated", user)
+
+
+def account_erased(user: User, by: Any, reason: str, **_: Any) -> None:
+    # By its id alone: who it was is what goes.
+    record(by, "account.erased", (user._meta.label_lower, str(user.pk)), reason=reason)
 
 
 def role_granted(user: User, role: str, by: Any, **_: Any) -> None:

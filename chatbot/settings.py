@@ -171,6 +171,26 @@ CELERY_BEAT_SCHEDULE = {
         "task": "conversations.tasks.settle_forgotten_reservations",
         "schedule": crontab(minute="*/10"),
     },
+    "destroy_deleted": {
+        "task": "conversations.tasks.destroy_deleted",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    "tend_person_exports": {
+        "task": "conversations.tasks.tend_person_exports",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    "tend_counsel_exports": {
+        "task": "conversations.tasks.tend_counsel_exports",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    "finish_erasures": {
+        "task": "conversations.tasks.finish_erasures",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "end_holds": {
         "task": "conversations.tasks.end_holds",
         "schedule": crontab(minute=3),
@@ -260,6 +280,13 @@ AUDIT_RETENTION_SHORTER_THAN_180_DAYS = env.bool(
     "AUDIT_RETENTION_SHORTER_THAN_180_DAYS", default=False
 )
 
+# The person's rights. For so many minutes people may undo what they delete; then it is destroyed.
+DELETION_UNDO_MINUTES = env.int("DELETION_UNDO_MINUTES", default=10)
+if DELETION_UNDO_MINUTES < 0:
+    raise ImproperlyConfigured("DELETION_UNDO_MINUTES is a number of minutes, 0 or more.")
+# Where the sealed files of people's exports lie; the worker writes them, the web processes read.
+EXPORT_FOLDER = Path(env.str("EXPORT_FOLDER", default=str(BASE_DIR / "data" / "exports")))
+
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="Parley <parley@localhost>")
 if env.str("EMAIL_DIR", default=""):
     EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
@@ -301,6 +328,14 @@ RATE_LIMITS = env.str(
 RATE_LIMITS_WITHOUT_REDIS = env.str("RATE_LIMITS_WITHOUT_REDIS", default="open")
 if RATE_LIMITS_WITHOUT_REDIS not in {"open", "closed"}:
     raise ImproperlyConfigured("RATE_LIMITS_WITHOUT_REDIS is open or closed.")
+
+# Whether a second compliance officer must approve before anybody reads what others said.
+BREAK_GLASS_NEEDS_APPROVAL = env.bool("BREAK_GLASS_NEEDS_APPROVAL", default=False)
+
+# How long Redis keeps what was said last in a conversation, so that its next turn needs no query.
+SESSION_STORE_SECONDS = env.int("SESSION_STORE_SECONDS", default=3600)
+if SESSION_STORE_SECONDS <= 0:
+    raise ImproperlyConfigured("SESSION_STORE_SECONDS is 1 or more.")
 
 # Personal data on its way to the provider; `conversations.turn.privacy` reads and checks these.
 PII_MODE = env.str("PII_MODE", default="pseudonymise")

@@ -30,6 +30,12 @@ turns_refused = Counter("parley_turns_refused_total", "Turns that did not begin,
 unreadable_texts = Counter(
     "parley_unreadable_texts_total", "Stored texts that could not be opened when somebody looked"
 )
+session_store = Counter(
+    "parley_session_store_total",
+    "What became of conversations' working contexts in Redis: used, missing, stale, unreadable,"
+    " away, too_long, not_kept",
+    ["outcome"],
+)
 first_token = Histogram(
     "parley_first_token_seconds",
     "From having the question to the provider's first token",

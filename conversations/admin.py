@@ -12,6 +12,8 @@ from django.db.models import F
 from django.http import HttpRequest
 
 from accounts.admin import DiscreetAdmin, HistoryInline, NewestPages
+from conversations import break_glass_admin  # noqa: F401 - registers its pages
+from conversations.erasure_admin import ErasureAdmin
 from conversations.holds_admin import HoldAdmin
 from conversations.models import (
     BudgetPlan,
@@ -29,6 +31,7 @@ __all__ = [
     "BudgetPlanAdmin",
     "BudgetWindowAdmin",
     "ConversationAdmin",
+    "ErasureAdmin",
     "HoldAdmin",
     "PolicyRuleAdmin",
     "PurgeRunAdmin",

@@ -25,6 +25,7 @@ from pydantic import Field
 from accounts.access import Denied
 from accounts.models import ApiToken
 from chatbot.database import db
+from conversations import rights
 from conversations.doors import asking, reading
 from conversations.doors.bearer import Bearer
 from conversations.doors.problems import MEDIA_TYPE, Problem
@@ -281,6 +282,25 @@ async def list_sessions(
 async def get_session(request: HttpRequest, session_id: uuid.UUID) -> Any:
     """One of your sessions."""
     return await db(reading.session)(_token(request).user, session_id)
+
+
+@api.delete(
+    "/api/v1/sessions/{uuid:session_id}",
+    auth=CHAT,
+    operation_id="delete_session",
+    summary="Delete a session",
+    tags=["sessions"],
+    response=_or_problems({204: None}, 404),
+)
+async def delete_session(request: HttpRequest, session_id: uuid.UUID) -> Any:
+    """Delete one of your sessions: nobody reads it any more, and a reply in it is stopped.
+
+    It is destroyed after the minutes for undo, ten by default; until then the page of your data
+    brings it back.
+    """
+    for reply in await db(rights.delete)(session_id, by=_token(request).user):
+        await runner().stop(reply)
+    return Status(204, None)
 
 
 @api.get(

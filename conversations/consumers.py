@@ -9,6 +9,7 @@ told its page; the second heals whatever Redis lost.
 import asyncio
 import random
 import uuid
+from collections.abc import Iterable
 from contextlib import aclosing
 from importlib import import_module
 from types import SimpleNamespace
@@ -42,6 +43,7 @@ NOT_SIGNED_IN, FOREIGN_ORIGIN, NOT_FOUND, BAD_REQUEST = 4401, 4403, 4404, 4400
 WATCH_SECONDS = 2.0
 AGAIN_SECONDS = 0.7
 NOBODY = str(uuid.UUID(int=0))
+_BEGINNING = Cursor(0, 0)
 
 
 class ConversationConsumer(AsyncWebsocketConsumer):
@@ -89,7 +91,7 @@ class ConversationConsumer(AsyncWebsocketConsumer):
         if user is None:
             return NOT_SIGNED_IN
         self.user = user
-        return 0 if await db(_may_read)(user, self.conversation_id) else NOT_FOUND
+        return 0 if await db(_may_read)(user, self.conversation_id, self.cursor) else NOT_FOUND
 
     async def _follow(self) -> None:
         """Deliver frames until the socket closes, starting over from the database at each gap."""
@@ -114,7 +116,9 @@ class ConversationConsumer(AsyncWebsocketConsumer):
         fresh = [frame for frame in frames if frame.cursor > self.cursor]
         if not fresh:
             return
-        if self.cursor == Cursor(0, 0) and not await db(_may_read)(self.user, self.conversation_id):
+        if self.cursor == _BEGINNING and not await db(_may_read)(
+            self.user, self.conversation_id, _BEGINNING
+        ):
             await self.close(NOT_FOUND)  # somebody else's conversation has begun under this id
             return
         for frame in fresh:
@@ -167,11 +171,15 @@ class Watch:
             try:
                 valid = await db(_valid_sessions)({socket.session_key for socket in sockets})
                 known = await db(_known_cursors)({socket.conversation_id for socket in sockets})
+                deleted = await db(_deleted)(_begun(sockets) - known.keys())
             except DATABASE_FAULTS as error:
                 logger.warning("watch_failed", error=type(error).__name__)
                 continue
             for socket in sockets:
-                await self._look_at(socket, valid, known)
+                if socket.conversation_id in deleted:
+                    await socket.close(NOT_FOUND)
+                else:
+                    await self._look_at(socket, valid, known)
 
     async def _look_at(
         self,
@@ -210,14 +218,18 @@ def _session_key(headers: dict[bytes, bytes]) -> str:
     return cookies.get(settings.SESSION_COOKIE_NAME, "")
 
 
-def _may_read(user: User, conversation_id: uuid.UUID) -> bool:
-    """Whether the conversation is the user's, or does not exist yet."""
+def _may_read(user: User, conversation_id: uuid.UUID, cursor: Cursor) -> bool:
+    """Whether the conversation is the user's, or does not exist yet.
+
+    One that the page has read in, up to `cursor`, existed: now it was deleted.
+    """
     if not allowed(user, "conversations.chat"):
         return False
     found = Conversation.objects.filter(pk=conversation_id)
     # In this order: a conversation that begins between the two questions is looked at again when
     # its first frame comes; the other way round it would seem to be somebody else's.
-    return not found.exists() or found.visible_to(user).exists()
+    is_new = cursor == _BEGINNING and not found.exists()
+    return is_new or found.visible_to(user).exists()
 
 
 def _known_cursor(conversation_id: uuid.UUID) -> Cursor:
@@ -225,11 +237,27 @@ def _known_cursor(conversation_id: uuid.UUID) -> Cursor:
 
 
 def _known_cursors(conversation_ids: set[uuid.UUID]) -> dict[uuid.UUID, Cursor]:
-    """How far the database is, for each conversation that exists."""
-    rows = Conversation.objects.filter(pk__in=conversation_ids, leaf__isnull=False).values_list(
+    """How far the database is, for each conversation that has begun and was not deleted."""
+    living = Conversation.objects.exclude(lifecycle=Conversation.Lifecycle.DELETED)
+    rows = living.filter(pk__in=conversation_ids, leaf__isnull=False).values_list(
         "pk", "leaf__fence", "leaf__cursor"
     )
     return {pk: Cursor(fence, number) for pk, fence, number in rows}
+
+
+def _begun(sockets: Iterable[ConversationConsumer]) -> set[uuid.UUID]:
+    """Return the conversations that pages have read in already."""
+    return {socket.conversation_id for socket in sockets if socket.cursor != _BEGINNING}
+
+
+def _deleted(conversation_ids: set[uuid.UUID]) -> set[uuid.UUID]:
+    """Return which of these were deleted, or are gone. No query for none of them."""
+    if not conversation_ids:
+        return set()
+    living = Conversation.objects.exclude(lifecycle=Conversation.Lifecycle.DELETED)
+    return conversation_ids - set(
+        living.filter(pk__in=conversation_ids).values_list("pk", flat=True)
+    )
 
 
 def _user_of_session(session_key: str) -> User | None:

@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 
 from conversations.holds import held
 from conversations.reply.log import key_of
+from conversations.turn import working_context
 
 logger = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ def delete_conversations(ids: Iterable[uuid.UUID]) -> Deleted:
     counts = _without_messages(messages).counts
     gone = _delete_emptied(free)
     transaction.on_commit(lambda: _forget_live(gone, {}))
+    transaction.on_commit(lambda: working_context.forget(gone))
     return Deleted(**counts, conversations=len(gone), held=locked.held, busy=locked.busy | writing)
 
 
@@ -123,6 +125,7 @@ def delete_messages(
     living = sorted(set(touched) - set(emptied))
     _mend(living, purged_before, titles_until=purged_before.astimezone(UTC).date())
     transaction.on_commit(lambda: _forget_live(emptied, deleted.fences))
+    transaction.on_commit(lambda: working_context.forget(touched))
     return Chunk(
         Deleted(**deleted.counts, conversations=len(emptied), held=locked.held, busy=locked.busy),
         ids,

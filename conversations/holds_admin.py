@@ -130,7 +130,7 @@ class HoldAdmin(DiscreetAdmin):
     form = HoldForm
     list_display = ("held", "matter", "state", "review_on", "placed_at")
     list_filter = (StateFilter,)
-    list_select_related = ("user",)
+    list_select_related = ("user__erasure",)
     search_fields = ("matter", "=user__email", "=conversation__id")
     search_help_text = "A matter, an email, or the id of a conversation."
     paginator = NewestPages
@@ -177,7 +177,10 @@ class HoldAdmin(DiscreetAdmin):
         """Return on whom or what it is."""
         if hold.conversation_id:
             return f"Conversation {hold.conversation_id}"
-        return hold.user.email if hold.user else f"Account {hold.user_id}"
+        if hold.user is None:
+            return f"Account {hold.user_id}"
+        former = getattr(hold.user, "erasure", None)
+        return f"{former.former_email}, erased" if former else hold.user.email
 
     @admin.display(description="state")
     def state(self, hold: Hold) -> str:

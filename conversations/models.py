@@ -5,7 +5,7 @@ reply's row is written before the provider is called, so that after any crash th
 """
 
 import uuid
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,20 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
             owner=user,
             lifecycle__in=[Conversation.Lifecycle.ACTIVE, Conversation.Lifecycle.ARCHIVED],
         )
+
+    def readable_under(self, grant: "BreakGlassGrant", now: datetime) -> "ConversationQuerySet":
+        """Those that a break-glass grant opens at this moment, deleted ones included."""
+        return self.within(grant) if grant.is_active(now) else self.none()
+
+    def within(self, grant: "BreakGlassGrant") -> "ConversationQuerySet":
+        """Those in the scope of a grant, open or not: to be counted and named, never to be read."""
+        if grant.conversation_id:
+            return self.filter(pk=grant.conversation_id)
+        found = self.filter(owner=grant.person_id)
+        if not (grant.first_day or grant.last_day):
+            return found
+        said = Message.objects.filter(grant.days(), conversation=models.OuterRef("pk"))
+        return found.filter(models.Exists(said))
 
     def listed(self) -> "ConversationQuerySet":
         """Those that stand in lists: temporary ones never do."""
@@ -108,6 +122,11 @@ class Conversation(SealedRow):
                 fields=["owner", "lifecycle", "-last_message_at"], name="conversations_of_owner"
             ),
             models.Index(fields=["retention_class", "key_day"], name="conversations_by_age"),
+            models.Index(
+                fields=["deleted_at"],
+                name="conversations_deleted",
+                condition=Q(lifecycle="deleted"),
+            ),
         ]
         constraints = [
             models.CheckConstraint(
@@ -837,3 +856,250 @@ class HeldKey(models.Model):
 
     def __str__(self) -> str:
         return f"Key of {self.conversation_id} for {self.hold_id}"
+
+
+# --- the person's rights ----------------------------------------------------------------------
+
+
+class PersonExport(models.Model):
+    """A file of all that is held about somebody: asked for, being written, there for a day, gone.
+
+    `conversations.person_export` alone writes here. One that broke off has failed: it is asked for
+    again, and made anew.
+    """
+
+    class State(models.TextChoices):
+        WAITING = "waiting", "waiting"
+        WRITING = "writing", "being written"
+        READY = "ready", "ready"
+        FAILED = "failed", "failed"
+        EXPIRED = "expired", "removed"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    person = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="exports"
+    )
+    state = models.CharField(
+        max_length=7, choices=State.choices, default=State.WAITING, db_default=State.WAITING
+    )
+    reason = models.CharField(
+        max_length=300, blank=True, default="", db_default="", help_text="Why it failed."
+    )
+    requested_at = models.DateTimeField(db_default=Now())
+    beat_at = models.DateTimeField(null=True, help_text="The writer's last sign of life.")
+    finished_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(null=True)
+    messages = models.PositiveBigIntegerField(
+        default=0, db_default=0, help_text="How many there were when it was begun."
+    )
+    done = models.PositiveBigIntegerField(
+        default=0, db_default=0, help_text="How many of them are written."
+    )
+    size = models.PositiveBigIntegerField(null=True, help_text="Of the ZIP, in bytes.")
+
+    class Meta:
+        ordering = ["-requested_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["person"],
+                condition=Q(state__in=["waiting", "writing"]),
+                name="one_export_of_a_person_at_a_time",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"Export {self.pk}"
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it waits or is being written."""
+        return self.state in {self.State.WAITING, self.State.WRITING}
+
+    @property
+    def percent(self) -> int:
+        """How much of it is written; messages that came meanwhile do not count."""
+        return min(100, 100 * self.done // self.messages) if self.messages else 0
+
+
+class Erasure(models.Model):
+    """That an account was erased: closed at once, and when the last of it was destroyed.
+
+    `conversations.erasure` alone writes here. While a hold keeps what the person said, it keeps
+    whose that was, too; both go when it ends.
+    """
+
+    person = models.OneToOneField(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        primary_key=True,
+        related_name="erasure",
+    )
+    asked_at = models.DateTimeField(db_default=Now())
+    former_email = models.CharField(max_length=254, blank=True, default="")
+    former_name = models.CharField(max_length=150, blank=True, default="")
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-asked_at"]
+        indexes = [
+            models.Index(fields=["asked_at"], name="open_erasures", condition=Q(finished_at=None))
+        ]
+
+    def __str__(self) -> str:
+        return f"Erasure of account {self.person_id}"
+
+
+# --- reading what others said -----------------------------------------------------------------
+
+LONGEST_GRANT = timedelta(hours=24)
+
+
+class BreakGlassGrant(models.Model):
+    """Leave for one compliance officer to read what somebody said, for a reason and for a time.
+
+    `conversations.break_glass` alone writes here. The database refuses to remove a row and to
+    change what was asked for; a decision, a beginning and an early end are written once.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    asked_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+"
+    )
+    asked_at = models.DateTimeField()
+    matter = models.CharField(max_length=120)
+    reason = models.TextField(max_length=2000)
+    minutes = models.PositiveSmallIntegerField(help_text="For how long, from the beginning on.")
+    # The scope: a conversation by its id, which may be gone since; or a person, and days by UTC.
+    conversation_id = models.UUIDField(null=True, blank=True)
+    person = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+    )
+    first_day = models.DateField(null=True, blank=True)
+    last_day = models.DateField(null=True, blank=True)
+
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+    starts_at = models.DateTimeField(
+        null=True, blank=True, help_text="Empty: nobody let it begin, or it was refused."
+    )
+    ends_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True, help_text="Ended early, or withdrawn.")
+
+    class Meta:
+        verbose_name = "break-glass grant"
+        ordering = ["-asked_at", "-id"]
+        constraints = [
+            models.CheckConstraint(
+                name="break_glass_has_one_scope",
+                condition=Q(conversation_id=None) ^ Q(person=None),
+            ),
+            models.CheckConstraint(
+                name="break_glass_is_short",
+                condition=Q(minutes__gte=1, minutes__lte=24 * 60)
+                & (Q(starts_at=None) | Q(ends_at__lte=models.F("starts_at") + LONGEST_GRANT)),
+            ),
+            models.CheckConstraint(
+                name="break_glass_begins_and_ends",
+                condition=Q(starts_at=None, ends_at=None)
+                | Q(starts_at__isnull=False, ends_at__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="nobody_decides_their_own_break_glass",
+                condition=Q(decided_by=None) | ~Q(decided_by=models.F("asked_by")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Break-glass grant {self.pk}"
+
+    def is_active(self, now: datetime) -> bool:
+        """Whether it opens anything at this moment."""
+        if self.starts_at is None or self.ends_at is None or self.ended_at is not None:
+            return False
+        return self.starts_at <= now < self.ends_at
+
+    def days(self) -> Q:
+        """Return the condition for messages that lie within its days."""
+        within = Q()
+        if self.first_day:
+            within &= Q(created_at__gte=datetime.combine(self.first_day, time.min, UTC))
+        if self.last_day:
+            behind = datetime.combine(self.last_day, time.min, UTC) + timedelta(days=1)
+            within &= Q(created_at__lt=behind)
+        return within
+
+
+class BreakGlassView(models.Model):
+    """That a conversation was read under a grant; `entry_id` is the audit entry that proves it.
+
+    The database refuses to change or remove one.
+    """
+
+    grant = models.ForeignKey(BreakGlassGrant, on_delete=models.PROTECT, related_name="views")
+    conversation_id = models.UUIDField()
+    seen_at = models.DateTimeField()
+    entry_id = models.BigIntegerField()
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"View {self.pk} under {self.grant_id}"
+
+
+class CounselExport(models.Model):
+    """A file of what a hold keeps, for counsel: made under a grant, there for a day.
+
+    `conversations.counsel_export` alone writes here. The row stays, with the signed statement of
+    what the file held.
+    """
+
+    State = PersonExport.State
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    grant = models.ForeignKey(BreakGlassGrant, on_delete=models.PROTECT, related_name="exports")
+    hold = models.ForeignKey(Hold, on_delete=models.PROTECT, related_name="+", db_index=False)
+    state = models.CharField(max_length=7, choices=State.choices, default=State.WAITING)
+    reason = models.CharField(max_length=300, blank=True, default="", help_text="Why it failed.")
+    requested_at = models.DateTimeField()
+    beat_at = models.DateTimeField(null=True, help_text="The writer's last sign of life.")
+    finished_at = models.DateTimeField(null=True)
+    messages = models.PositiveBigIntegerField(
+        default=0, help_text="How many there were when it was begun."
+    )
+    done = models.PositiveBigIntegerField(default=0, help_text="How many of them are written.")
+    size = models.PositiveBigIntegerField(null=True, help_text="Of the ZIP, in bytes.")
+    custody = models.TextField(blank=True, default="", help_text="The statement, a signed note.")
+
+    class Meta:
+        ordering = ["-requested_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["grant"],
+                condition=Q(state__in=["waiting", "writing"]),
+                name="one_counsel_export_of_a_grant_at_a_time",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"Export {self.pk} for counsel"
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it waits or is being written."""
+        return self.state in {self.State.WAITING, self.State.WRITING}
+
+    @property
+    def percent(self) -> int:
+        """How much of it is written."""
+        return min(100, 100 * self.done // self.messages) if self.messages else 0

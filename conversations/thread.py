@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 
 from accounts.models import User
 from conversations.holds import held, is_person_held
@@ -139,11 +139,19 @@ _PRIVACY = {
 }
 
 
-def thread_of(conversation: Conversation, *, before: uuid.UUID | None = None) -> Page:
-    """Return the page without the list of other conversations. Two queries."""
+def thread_of(
+    conversation: Conversation, *, before: uuid.UUID | None = None, within: Q | None = None
+) -> Page:
+    """Return the page without the list of other conversations, of messages `within` a condition.
+
+    Two queries, one more with a condition.
+    """
     # The parents tell which messages belong to the branch; contents are loaded only for the shown.
     tree = conversation.messages.only("id", "parent_id", "conversation_id")
     path = [message.pk for message in branch(tree, conversation.leaf_id)]
+    if within:
+        those = set(conversation.messages.filter(within).values_list("pk", flat=True))
+        path = [pk for pk in path if pk in those]
     end = path.index(before) if before in path else len(path)
     start = max(0, end - MESSAGES_AT_ONCE)
     shown = conversation.messages.select_related("prompt_version__template", "refused_by")

@@ -1,6 +1,6 @@
 from django.urls import path, re_path
 
-from conversations import api, openai_api, views
+from conversations import api, break_glass_views, openai_api, rights_views, views
 from conversations.doors import problems
 
 urlpatterns = [
@@ -13,6 +13,32 @@ urlpatterns = [
         views.continue_reply,
         name="continue",
     ),
+    path("c/<uuid:conversation_id>/delete", rights_views.delete, name="delete_conversation"),
+    path("c/<uuid:conversation_id>/undo", rights_views.undo, name="undo_deletion"),
+    path("account/data/", rights_views.your_data, name="your_data"),
+    path("account/data/file", rights_views.request_export, name="request_export"),
+    path("account/data/job", rights_views.export_job, name="export_job"),
+    path("account/data/<uuid:export_id>.zip", rights_views.download_export, name="download_export"),
+    path("account/data/delete", rights_views.delete_all, name="delete_all"),
+    path("account/data/erase/", rights_views.erase, name="erase_account"),
+    path("break-glass/<uuid:grant_id>/", break_glass_views.listing, name="break_glass"),
+    path(
+        "break-glass/<uuid:grant_id>/c/<uuid:conversation_id>/",
+        break_glass_views.conversation,
+        name="break_glass_conversation",
+    ),
+    path("break-glass/<uuid:grant_id>/export/", break_glass_views.export, name="counsel_export"),
+    path(
+        "break-glass/<uuid:grant_id>/export/jobs",
+        break_glass_views.export_jobs,
+        name="counsel_export_jobs",
+    ),
+    path(
+        "break-glass/<uuid:grant_id>/export/<uuid:export_id>.zip",
+        break_glass_views.download,
+        name="download_counsel_export",
+    ),
+    path("break-glass/<uuid:grant_id>/end", break_glass_views.end, name="break_glass_end"),
     path("problems/", problems.index, name="problems"),
     path("problems/<slug:code>/", problems.page, name="problem"),
     path("", api.api.urls),

@@ -14,6 +14,7 @@ from django.core.exceptions import BadRequest
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 from uuid_utils.compat import uuid7
 
@@ -25,6 +26,7 @@ from chatbot.database import db
 from conversations.models import Conversation, Message
 from conversations.reply import fragments
 from conversations.reply.runner import runner
+from conversations.rights import deletion_of
 from conversations.thread import empty_page, page_of
 from conversations.turn import Refusal, Turn, continue_turn, request_stop, start_turn
 from conversations.turn.limits import TooMany, check, rate_limit_fields
@@ -58,7 +60,13 @@ def new_conversation(request: Request) -> HttpResponse:
         list_before=_moment(request.GET.get("list")),
         temporary="temporary" in request.GET,
     )
-    context = {"page": page, "key": uuid7(), "draft": request.GET.get("ask", "")}
+    deleted = _uuid(request.GET.get("deleted"))
+    context = {
+        "page": page,
+        "key": uuid7(),
+        "draft": request.GET.get("ask", ""),
+        "deletion": deletion_of(request.user, deleted) if deleted else None,
+    }
     return render(request, "conversations/conversation.html", context)
 
 
@@ -66,7 +74,9 @@ def new_conversation(request: Request) -> HttpResponse:
 @requires("conversations.chat")
 def conversation(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
     """A conversation of one's own, newest messages last."""
-    stored = _opened(request.user, conversation_id)
+    stored = Conversation.objects.visible_to(request.user).filter(pk=conversation_id).first()
+    if stored is None:
+        return _not_there(request.user, conversation_id)
     stored.owner = request.user  # the same, and come with their roles
     stored.seen()
     page = page_of(
@@ -78,21 +88,23 @@ def conversation(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
     return render(request, "conversations/conversation.html", context)
 
 
-def _opened(user: User, conversation_id: uuid.UUID) -> Conversation:
-    """Return a conversation of one's own. Raises Http404, and records a try to open another."""
-    stored = Conversation.objects.visible_to(user).filter(pk=conversation_id).first()
-    if stored is None:
-        if Conversation.objects.filter(pk=conversation_id).exists():
-            record_sparingly(
-                user,
-                "access.denied",
-                ("conversations.conversation", str(conversation_id)),
-                outcome="denied",
-                reason="somebody else's conversation, or a deleted one",
-                each=str(conversation_id),
-            )
-        raise Http404
-    return stored
+def _not_there(user: User, conversation_id: uuid.UUID) -> HttpResponse:
+    """Go to where a deletion can be undone; raise Http404 for what isn't somebody's, or is gone.
+
+    A try to open another's is recorded.
+    """
+    if deletion_of(user, conversation_id):
+        return redirect(f"{reverse('new_conversation')}?deleted={conversation_id}")
+    if Conversation.objects.filter(pk=conversation_id).exists():
+        record_sparingly(
+            user,
+            "access.denied",
+            ("conversations.conversation", str(conversation_id)),
+            outcome="denied",
+            reason="somebody else's conversation, or a deleted one",
+            each=str(conversation_id),
+        )
+    raise Http404
 
 
 @require_POST

@@ -52,6 +52,7 @@ def _start_servers(folder: Path) -> None:
         REDIS_URL=given.redis_url,
         STATIC_ROOT=str(folder / "static"),
         KEYRING=str(folder / "keyring"),
+        EXPORT_FOLDER=str(folder / "exports"),
         PROMETHEUS_MULTIPROC_DIR=str(folder / "metrics"),
         PARLEY_TEST_FOLDER=str(folder),
     )

@@ -27,8 +27,12 @@ def test_template_compiles(name: str) -> None:
     engines["django"].get_template(name)
 
 
+# Files that people take along must look decent alone; each brings a policy of its own.
+ALLOWED = {"portable/_head.html": ["style element"]}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_template_has_nothing_inline(name: str) -> None:
     source = (TEMPLATES / name).read_text()
     found = [what for what, pattern in INLINE.items() if pattern.search(source)]
-    assert found == []
+    assert found == ALLOWED.get(name, [])

@@ -39,6 +39,7 @@ _SHARED = (
     *("KEYRING", "REDIS_PREFIX", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "HTTPS", "STATIC_ROOT"),
     *("AUDIT_ORIGIN", "AUDIT_FOLDER", "AUDIT_SIGNING_KEY_PREVIOUS"),
     *("AUDIT_STREAM_TO", "AUDIT_PUBLISH_TO", "AUDIT_STREAM_SECRET"),
+    *("EXPORT_FOLDER", "DELETION_UNDO_MINUTES"),
     *("EMAIL_URL", "EMAIL_DIR", "DEFAULT_FROM_EMAIL"),
 )
 
@@ -65,6 +66,7 @@ def application_environment(
         "STATIC_ROOT": str(data / "static"),
         "KEYRING": str(data / "keyring"),
         "AUDIT_FOLDER": str(data / "audit"),
+        "EXPORT_FOLDER": str(data / "exports"),
     }
     if not given(env, "EMAIL_URL"):
         defaults["EMAIL_DIR"] = str(data / "mail")

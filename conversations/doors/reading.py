@@ -98,13 +98,13 @@ def unrate(user: User, session_id: uuid.UUID, message_id: uuid.UUID) -> None:
 
 
 def usage(user: User, days: int) -> dict[str, Any]:
-    """Return tokens and cost of the person's replies by day (UTC), deleted sessions included.
+    """Return tokens and cost of the person's replies by day (UTC), without deleted sessions.
 
     One query.
     """
     today = timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     replies = Message.objects.filter(
-        conversation__owner=user,
+        conversation__in=Conversation.objects.visible_to(user),
         role=Message.Role.ASSISTANT,
         created_at__gte=today - timedelta(days=days - 1),
     ).exclude(prompt_version=None)

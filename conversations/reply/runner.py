@@ -48,6 +48,7 @@ from conversations.turn import (
 from conversations.turn.closing import beat, settle_abandoned_titles
 from conversations.turn.limits import close_limiters
 from conversations.turn.titles import title_if_first
+from conversations.turn.working_context import keep
 from prompts import routing
 from prompts.provider import configured_provider
 
@@ -87,7 +88,7 @@ class ReplyRunner:
         self.hub = Hub(self._redis, self._blocking)
         self._runs: dict[Any, _Run] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._titles: set[asyncio.Task[None]] = set()
+        self._afterwards: set[asyncio.Task[None]] = set()
         self._ready: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -118,9 +119,9 @@ class ReplyRunner:
         for run in self._runs.values():
             _end(run.ending, DRAINED)
         await self._wait_for_runs(5.0)
-        if self._titles:  # what was begun for a title is paid for
-            await asyncio.wait(self._titles, timeout=5.0)
-        await cancelled(self._titles)
+        if self._afterwards:  # what was begun for a title is paid for
+            await asyncio.wait(self._afterwards, timeout=5.0)
+        await cancelled(self._afterwards)
 
     async def _wait_for_runs(self, seconds: float) -> None:
         if tasks := [run.task for run in self._runs.values()]:
@@ -198,9 +199,9 @@ class ReplyRunner:
         if not self._draining:
             cursor = Cursor(turn.reply.fence, progress.cursor)
             by_model = ended.outcome == Message.State.COMPLETED
-            task = asyncio.create_task(self._give_title(turn, cursor, by_model=by_model))
-            self._titles.add(task)
-            task.add_done_callback(self._titles.discard)
+            task = asyncio.create_task(self._go_on(turn, cursor, by_model=by_model))
+            self._afterwards.add(task)
+            task.add_done_callback(self._afterwards.discard)
 
     async def _close_crashed(self, reply: Message, progress: Progress) -> None:
         ended = TurnEnded(Message.State.FAILED, fault="internal")
@@ -213,6 +214,12 @@ class ReplyRunner:
         html = await db(fragments.reply_replaced)(reply)
         with suppress(*REDIS_FAULTS, FencedOut):  # readers then learn of it from the database
             await self.log.append(reply.seal_key(), Frame(cursor, html), last=True)
+
+    async def _go_on(self, turn: Turn, cursor: Cursor, *, by_model: bool) -> None:
+        """Do what nobody waits for any more: the next turn's context, and a title."""
+        assert turn.call is not None, "a turn that was there already is not launched"
+        await keep(self._redis, turn.call.earlier, turn.question, turn.reply)
+        await self._give_title(turn, cursor, by_model=by_model)
 
     async def _give_title(self, turn: Turn, cursor: Cursor, *, by_model: bool) -> None:
         conversation = await title_if_first(turn, self.row.pk, by_model=by_model)

@@ -4,10 +4,11 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from conversations.models import Message
+from conversations.models import Conversation, Message
 from conversations.turn.guard import Guard
 from conversations.turn.refusal import Refusal
 from conversations.turn.tokens import estimated_tokens_told
+from conversations.turn.working_context import COLUMNS, WorkingContext
 from prompts.catalogue import Offer
 from prompts.provider import ChatMessage
 
@@ -18,24 +19,34 @@ CONTINUE = "Continue exactly where you stopped. Repeat nothing and do not commen
 class Told:
     """The messages that ask for a reply, oldest first, and how many tokens they are, estimated.
 
-    `turns_left_out` turns at the beginning of the conversation did not fit.
+    `turns_left_out` turns at the beginning of the conversation did not fit. `earlier` are the
+    messages before the question, of which the rows hold what a turn needs.
     """
 
     messages: list[ChatMessage]
     tokens: int
     turns_left_out: int
+    earlier: Sequence[Message]
 
 
-def told_for(reply: Message, question: Message, offer: Offer, guard: Guard) -> Told:
+def told_for(
+    reply: Message,
+    question: Message,
+    offer: Offer,
+    guard: Guard,
+    kept: WorkingContext | None = None,
+) -> Told:
     """Return what asks `offer` for this reply to `question`, the row of neither need be stored.
 
     Everything but the prompt goes through `guard`, oldest first.
     Whole turns are left out, oldest first, until the rest fits the model's window beside the reply.
-    Raises Refusal when the question alone does not. One query, none in a new conversation.
+    Raises Refusal when the question alone does not. One query; none in a new conversation, or where
+    `kept` holds the branch.
     """
     assert reply.prompt_version is not None, "a reply has a prompt version"
     system: list[ChatMessage] = [{"role": "system", "content": reply.prompt_version.content}]
-    turns = _turns(_earlier(question), guard)
+    earlier = _earlier(reply.conversation, question, kept)
+    turns = _turns(earlier, guard)
     asked: list[ChatMessage] = [{"role": "user", "content": guard.hidden(question)}]
     if reply.content_sealed:
         asked += [
@@ -52,9 +63,10 @@ def told_for(reply: Message, question: Message, offer: Offer, guard: Guard) -> T
             f"{offer.label} takes about {whole:,} tokens at once. Nothing was sent."
             " Shorten it, or send it in parts.",
         )
-    kept = _newest_that_fit(turns, room)
-    messages = [*system, *(message for turn in kept for message in turn), *asked]
-    return Told(messages, estimated_tokens_told(messages), len(turns) - len(kept))
+    fitting = _newest_that_fit(turns, room)
+    messages = [*system, *(message for turn in fitting for message in turn), *asked]
+    left_out = len(turns) - len(fitting)
+    return Told(messages, estimated_tokens_told(messages), left_out, earlier)
 
 
 def _room(offer: Offer) -> int:
@@ -62,12 +74,16 @@ def _room(offer: Offer) -> int:
     return offer.context_window - min(offer.max_output_tokens, offer.context_window // 2)
 
 
-def _earlier(question: Message) -> list[Message]:
+def _earlier(
+    conversation: Conversation, question: Message, kept: WorkingContext | None
+) -> Sequence[Message]:
     if question.parent_id is None:
         return []
-    everything = Message.objects.filter(conversation_id=question.conversation_id).only(
-        "id", "parent_id", "conversation_id", "role", "state", "content_sealed"
-    )
+    if kept:
+        known = kept.leading_to(question.parent_id, conversation)
+        if known is not None:
+            return known
+    everything = Message.objects.filter(conversation_id=question.conversation_id).only(*COLUMNS)
     return branch(everything, question.parent_id)
 
 

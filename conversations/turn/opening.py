@@ -22,6 +22,7 @@ from conversations.turn.context import Told, told_for
 from conversations.turn.guard import Guard
 from conversations.turn.refusal import Refusal
 from conversations.turn.screening import Sanitised, sanitised
+from conversations.turn.working_context import WorkingContext, recalled
 from prompts.catalogue import NotOffered, Offer, offer_for
 from prompts.provider import ChatMessage
 from prompts.publishing import live_version
@@ -46,13 +47,17 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked of a provider, and of which; at most `max_tokens` were reserved."""
+    """What is asked of a provider, and of which; at most `max_tokens` were reserved.
+
+    `earlier` are the rows of what was said before the question, for the next turn.
+    """
 
     offer: Offer
     messages: list[ChatMessage]
     max_tokens: int
     guard: Guard
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    earlier: Sequence[Message] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +111,13 @@ def start_turn(  # noqa: PLR0913 - each named where it is called
     """
     require(by, "conversations.chat")
     key = key[:MAX_KEY_CHARACTERS]
+    kept = recalled(conversation_id)
     try:
         # A collision undoes all of it: a savepoint would cost every turn two statements.
         with transaction.atomic():
-            return _started(conversation_id, by, text, key, runner_id, program, temporary)
+            return _started(
+                conversation_id, by, text, key, runner_id, program, kept, temporary=temporary
+            )
     except _Collision:
         return _standing_turn(Conversation.objects.visible_to(by).get(pk=conversation_id), key)
 
@@ -121,6 +129,8 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
     key: str,
     runner_id: uuid.UUID,
     program: Program | None,
+    kept: WorkingContext | None,
+    *,
     temporary: bool,
 ) -> Turn:
     said = checked_question(text)
@@ -148,7 +158,7 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
     guard = Guard.of(conversation, by)
     guard.admit(said.text, conversation, by=by, turn=reply.pk)
     slug = (program.model if program else "") or version.model
-    offer, told = _asked_of(by, question, reply, guard, slug)
+    offer, told = _asked_of(by, question, reply, guard, slug, kept)
     _claim(conversation, reply, runner_id)
     try:
         Message.objects.bulk_create([question, reply])
@@ -167,11 +177,10 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
     asked_for = program.parameters if program else {}
     parameters = {name: value for name, value in asked_for.items() if name != "max_tokens"}
     max_tokens = reserved(by, reply, offer, told.tokens, at_most=asked_for.get("max_tokens"))
-    call = Call(offer, told.messages, max_tokens, guard, parameters)
+    call = Call(offer, told.messages, max_tokens, guard, parameters, told.earlier)
     return Turn(conversation, question, reply, call, said.sentence)
 
 
-@transaction.atomic
 def continue_turn(
     conversation_id: uuid.UUID, reply_id: uuid.UUID, *, by: User, runner_id: uuid.UUID
 ) -> Turn:
@@ -180,6 +189,18 @@ def continue_turn(
     Raises Refusal, `Denied`, and DoesNotExist for what is not there or somebody else's.
     """
     require(by, "conversations.chat")
+    kept = recalled(conversation_id)
+    with transaction.atomic():
+        return _continued(conversation_id, reply_id, by, runner_id, kept)
+
+
+def _continued(
+    conversation_id: uuid.UUID,
+    reply_id: uuid.UUID,
+    by: User,
+    runner_id: uuid.UUID,
+    kept: WorkingContext | None,
+) -> Turn:
     conversation = Conversation.objects.visible_to(by).select_for_update().get(pk=conversation_id)
     reply = conversation.messages.select_related("parent", "prompt_version__template").get(
         pk=reply_id, role=Message.Role.ASSISTANT
@@ -200,7 +221,7 @@ def continue_turn(
     conversation.owner = by  # the same, and come with their roles
     guard = Guard.of(conversation, by)
     slug = reply.prompt_version.model if reply.prompt_version else ""
-    offer, told = _asked_of(by, _question_of(reply), reply, guard, slug)
+    offer, told = _asked_of(by, _question_of(reply), reply, guard, slug, kept)
     title_is_made = reply.runner_id is not None
     _claim(conversation, reply, runner_id)
     reply.save()
@@ -209,7 +230,7 @@ def continue_turn(
     if title_is_made:  # what is held for it gives way
         settle_title(reply, None, now=datetime.now(UTC))
     max_tokens = reserved(by, reply, offer, told.tokens)
-    call = Call(offer, told.messages, max_tokens, guard)
+    call = Call(offer, told.messages, max_tokens, guard, earlier=told.earlier)
     return Turn(conversation, _question_of(reply), reply, call)
 
 
@@ -299,8 +320,13 @@ def _standing_turn(conversation: Conversation, key: str) -> Turn:
     )
 
 
-def _asked_of(
-    by: User, question: Message, reply: Message, guard: Guard, slug: str
+def _asked_of(  # noqa: PLR0913, PLR0917 - all that a turn has by then
+    by: User,
+    question: Message,
+    reply: Message,
+    guard: Guard,
+    slug: str,
+    kept: WorkingContext | None,
 ) -> tuple[Offer, Told]:
     """Choose who is to answer and what they are told. Raises Refusal."""
     try:
@@ -314,7 +340,7 @@ def _asked_of(
     # Nobody could say what a reply of a model without a price costs.
     priced = tuple(each for each in offer.fallbacks if each.price)
     offer = replace(offer, fallbacks=priced)
-    told = told_for(reply, question, offer, guard)
+    told = told_for(reply, question, offer, guard, kept)
     reply.model, reply.asked_model = offer.remote_name, ""
     reply.turns_left_out = told.turns_left_out
     return offer, told

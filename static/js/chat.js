@@ -127,8 +127,10 @@ function afterSend(event) {
     try { localStorage.removeItem(before); } catch { /* as above */ }
     grow();
     follow = true;
+    document.querySelector("[data-delete]").hidden = false; /* there is something to delete now */
   }
   if (status === 401) say(4401);
+  if (status === 404) say(4404);
   if (status >= 500) refuse("The server could not take your message.", "It is still here. Try again in a moment.");
 }
 

@@ -1,17 +1,21 @@
 """Every page: no finding of axe-core, no sideways scrolling, little weight, usable by keys."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from django.urls import reverse
+from django.utils import timezone
 from playwright.sync_api import BrowserContext, Page, expect
 
 from accounts.models import User
 from accounts.tokens import make_token
 from audit.models import Export
 from benchmarks.provider_simulator import sim
-from conversations.models import Conversation
+from conversations import holds
+from conversations.break_glass import Asked, ask, end
+from conversations.models import Conversation, Erasure, PersonExport
 from prompts.models import PromptTemplate
 from tests.browser.chat import Chat
 
@@ -29,6 +33,7 @@ def visits(
     olive: User,
     ada: User,
     ravi: User,
+    sam: User,
     everything: Conversation,
     sealed_log: list[int],
     exports: list[Export],
@@ -36,6 +41,20 @@ def visits(
 ) -> Visits:
     """Go through all kinds of pages, each as somebody who sees it."""
     settings.PROVIDER_IS_DEMO = True
+    deleted = Conversation.objects.create(
+        owner=olive, lifecycle="deleted", deleted_at=timezone.now()
+    )
+    PersonExport.objects.create(person=olive, state="writing", messages=4000, done=1000)
+    Erasure.objects.create(person=sam, former_email="sam@parley.example")
+    asked = Asked("2026-114", "The regulator asked for it.", person=olive)
+    grant = ask(by=ravi, asked=asked)
+    ended = end(ask(by=ravi, asked=asked).pk, by=ravi)
+    soon = timezone.now() + timedelta(days=30)
+    hold = holds.place(olive, matter="A v. B", reason="Litigation", review_on=soon.date(), by=ravi)
+    for state in ("writing", "ready", "failed"):
+        grant.exports.create(
+            hold=hold, state=state, requested_at=soon, finished_at=soon, size=9_000, messages=9
+        )
     make_token(olive, name="reports", scopes=["chat", "read"], lasts=None, by=olive)
     admin = "admin:{}_changelist".format
     pages = {
@@ -45,12 +64,14 @@ def visits(
         ],
         olive: [
             *("/", everything.get_absolute_url(), "/nowhere"),
-            *(reverse("account"), reverse("tokens")),
+            *(reverse("account"), reverse("tokens"), f"/?deleted={deleted.pk}"),
+            *(reverse("your_data"), reverse("erase_account")),
         ],
         ada: [
             *(reverse("admin:index"), reverse(admin("accounts_user"))),
             reverse("admin:accounts_user_change", args=[olive.pk]),
             *(reverse("admin:accounts_user_add"), reverse(admin("accounts_apitoken"))),
+            *(reverse("admin:conversations_erasure_add"), reverse(admin("conversations_erasure"))),
         ],
         ravi: [
             *(reverse("admin:index"), reverse(admin("audit_entry"))),
@@ -64,6 +85,13 @@ def visits(
             *(reverse("admin:audit_export_add"), reverse(admin("audit_export"))),
             reverse(admin("conversations_conversation")),
             reverse("admin:conversations_conversation_change", args=[everything.pk]),
+            reverse(admin("conversations_breakglassgrant")),
+            reverse("admin:conversations_breakglassgrant_add"),
+            reverse("break_glass", args=[grant.pk]),
+            reverse("break_glass_conversation", args=[grant.pk, everything.pk]),
+            reverse("counsel_export", args=[grant.pk]),
+            reverse("break_glass", args=[ended.pk]),
+            reverse("admin:conversations_breakglassgrant_change", args=[grant.pk]),
             reverse(admin("prompts_prompttemplate")),
             reverse("admin:prompts_prompttemplate_change", args=[PromptTemplate.objects.get().pk]),
         ],
@@ -153,13 +181,13 @@ def test_the_tab_key_leads_through_the_page_in_order_and_shows_where_it_is(chat:
     chat.expect_finished()
     _focus_first(chat.page)
     order = [_focused(chat.page)]
-    for _ in range(7):
+    for _ in range(8):
         chat.page.keyboard.press("Tab")
         order.append(_focused(chat.page))
     assert order == [
         *("Skip to your message", "Parley", "New conversation"),
         "Simulated conversation",
-        *("Olive", "API"),
+        *("Olive", "API", "Delete this conversation"),
         chat.reply.get_by_role("button").get_attribute("aria-label"),
         "Your message",
     ]

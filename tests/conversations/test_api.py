@@ -14,6 +14,7 @@ from audit.models import Entry
 from benchmarks.provider_simulator import sim
 from conversations.doors.problems import KINDS, Problem
 from conversations.models import BudgetPlan, Conversation, Feedback, Message
+from conversations.rights import undo
 from conversations.turn import Refusal
 from conversations.turn.faults import FAULTS
 
@@ -421,6 +422,41 @@ def test_question_can_not_be_rated(program):
     question = Message.objects.get(role="user")
     path = f"{SESSIONS}/{session}/messages/{question.pk}/feedback"
     problem(program.put(path, json={"rating": "up"}), "not_found")
+
+
+def test_a_deleted_session_is_gone_for_every_request_and_can_be_brought_back(program, olive):
+    told = ask(program).json()
+    path = f"{SESSIONS}/{told['session_id']}"
+    assert program.delete(path).status_code == 204
+    for answer in (
+        program.get(path),
+        program.get(f"{path}/messages"),
+        program.delete(path),
+        ask(program, session=told["session_id"]),
+    ):
+        problem(answer, "not_found")
+    assert program.get(SESSIONS).json()["items"] == []
+    assert program.get("/api/v1/usage").json()["days"] == []
+    entry = Entry.objects.get(event="conversation.deleted")
+    assert (entry.actor_kind, entry.target_id) == ("token", told["session_id"])
+    assert undo(uuid.UUID(told["session_id"]), by=olive) == 1
+    assert program.get(path).status_code == 200
+
+
+def test_deleting_a_session_stops_the_reply_in_it(program):
+    with streamed(program, "/chat", {"user_message": slow(400, 40)}) as events:
+        next(events)
+        reply = Message.objects.get(role="assistant")
+        assert program.delete(f"{SESSIONS}/{reply.conversation_id}").status_code == 204
+        assert [name for name, _ in events][-1] == "turn.ended"
+    reply.refresh_from_db()
+    assert reply.state == "stopped"
+
+
+def test_nobody_deletes_a_session_of_somebody_else(program, stranger):
+    session = ask(program).json()["session_id"]
+    problem(stranger.delete(f"{SESSIONS}/{session}"), "not_found")
+    assert program.get(f"{SESSIONS}/{session}").status_code == 200
 
 
 def test_usage_sums_tokens_and_cost_of_the_caller_by_day(program, stranger):

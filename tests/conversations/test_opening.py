@@ -182,3 +182,11 @@ def test_a_double_click_on_continue_runs_once(begin, olive, runner_row):
     ids = (turn.conversation.pk, turn.reply.pk)
     assert continue_turn(*ids, by=olive, runner_id=runner_row.pk).is_new
     assert not continue_turn(*ids, by=olive, runner_id=runner_row.pk).is_new
+
+
+def test_a_reply_that_lost_its_question_to_the_purge_is_not_continued(begin, olive, runner_row):
+    turn = begin()
+    Message.objects.filter(pk=turn.reply.pk).update(state=State.INTERRUPTED, parent=None)
+    with pytest.raises(Refusal) as refusal:
+        continue_turn(turn.conversation.pk, turn.reply.pk, by=olive, runner_id=runner_row.pk)
+    assert refusal.value.code == "not_continuable"

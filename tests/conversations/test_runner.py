@@ -11,6 +11,7 @@ from conversations.reply import fragments
 from conversations.reply.delivery import Delivery
 from conversations.reply.log import Cursor
 from conversations.reply.runner import ReplyRunner
+from conversations.turn.working_context import recalled
 from prompts import routing
 from prompts.provider import ProviderFault
 
@@ -141,3 +142,13 @@ async def test_a_conversation_whose_first_reply_failed_is_named_after_its_questi
     turn = await launched(here, begin)
     await ended(here, turn)
     assert await title_of(turn.conversation) == "Hello?"
+
+
+async def test_the_next_turn_finds_its_history_in_redis(here, begin):
+    turn = await launched(here, begin)
+    await ended(here, turn)
+    await title_of(turn.conversation)  # which is made after the branch is kept
+    kept = await db(recalled)(turn.conversation.pk)
+    assert [message.content for message in kept.branch] == ["Hello?", "Hello there."]
+    following = await db(begin)("And then?", turn.conversation)
+    assert [message.pk for message in following.call.earlier] == [turn.question.pk, turn.reply.pk]
