@@ -276,7 +276,7 @@ def set_period(
         before_hours=before.hours,
         effective_at=effective_at.isoformat(),
     )
-    transaction.on_commit(forget_policies)
+    _policies.forget_when_committed()
     return made
 
 
@@ -309,7 +309,7 @@ def add_policy(role: str, hours: int, *, by: Actor, note: str = "") -> Retention
         before_hours=None,
         effective_at=now.isoformat(),
     )
-    transaction.on_commit(forget_policies)
+    _policies.forget_when_committed()
     return made
 
 

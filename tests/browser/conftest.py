@@ -20,7 +20,8 @@ from audit.inspection_runs import run
 from audit.models import Export, InspectionRun
 from audit.sealing import seal
 from audit.trail import acting_as, record
-from conversations.models import Conversation, Message
+from conversations import purge
+from conversations.models import Conversation, Message, PurgeRun
 from prompts.publishing import live_version
 from tests.audit.conftest import SEED, behind_the_triggers
 from tests.browser.chat import Chat
@@ -164,6 +165,24 @@ def exports(live: LiveServer, ravi: User) -> list[Export]:
             Export(state="cancelled", selection={"event": "auth.logged_out"}, **common),
         ]
     )
+
+
+@pytest.fixture
+def purges(sealed_log: list[int]) -> list[PurgeRun]:
+    """One that has a certificate, one that left something, and one that asks."""
+    now = timezone.now()
+    cutoffs = [each.as_json() for each in purge.cutoffs(now)]
+    counts = dict.fromkeys(purge.KINDS, 2_318)
+    common = {"started_at": now, "cutoffs": cutoffs, "counts": counts, "seconds": 1.9}
+    ended = {"state": "finished", "finished_at": now, "root": bytes(range(32)), "held": 38}
+    days = ["1/2026-10-22", "2/2026-11-20"]
+    made = [
+        PurgeRun.objects.create(**common, **ended, key_days=days),
+        PurgeRun.objects.create(**common, **ended, skipped=3),
+        PurgeRun.objects.create(**common, state="asking", due=184_302),
+    ]
+    purge.certify()
+    return made
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from audit.models import Export
 from benchmarks.provider_simulator import sim
 from conversations import holds
 from conversations.break_glass import Asked, ask, end
-from conversations.models import Conversation, Erasure, PersonExport
+from conversations.models import Conversation, Erasure, PersonExport, PurgeRun
 from prompts.models import PromptTemplate
 from tests.browser.chat import Chat
 
@@ -37,6 +37,7 @@ def visits(
     everything: Conversation,
     sealed_log: list[int],
     exports: list[Export],
+    purges: list[PurgeRun],
     settings,
 ) -> Visits:
     """Go through all kinds of pages, each as somebody who sees it."""
@@ -63,7 +64,7 @@ def visits(
             *(reverse("problems"), reverse("problem", args=["too_many"])),
         ],
         olive: [
-            *("/", everything.get_absolute_url(), "/nowhere"),
+            *("/", "/?temporary", everything.get_absolute_url(), "/nowhere"),
             *(reverse("account"), reverse("tokens"), f"/?deleted={deleted.pk}"),
             *(reverse("your_data"), reverse("erase_account")),
         ],
@@ -92,6 +93,13 @@ def visits(
             reverse("counsel_export", args=[grant.pk]),
             reverse("break_glass", args=[ended.pk]),
             reverse("admin:conversations_breakglassgrant_change", args=[grant.pk]),
+            *(
+                reverse(admin("conversations_retentionpolicy")),
+                reverse(admin("conversations_purgerun")),
+            ),
+            reverse("admin:conversations_retentionpolicy_add"),
+            reverse("admin:conversations_retentionpolicy_change", args=[1]),
+            *(reverse("admin:conversations_purgerun_change", args=[run.pk]) for run in purges),
             reverse(admin("prompts_prompttemplate")),
             reverse("admin:prompts_prompttemplate_change", args=[PromptTemplate.objects.get().pk]),
         ],

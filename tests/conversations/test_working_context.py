@@ -137,6 +137,16 @@ def test_another_branch_is_not_used(warm, finished, begin):
     assert said_to_model(last)[-3:] == ["Other?", "o", "Three?"]
 
 
+def test_what_the_purge_took_is_told_no_more_though_redis_still_has_it(warm, begin):
+    first = warm("One?", "1")
+    second = warm("Two?", "2", conversation=first.conversation)
+    gone = [(second.conversation.pk, each.pk) for each in (first.question, first.reply)]
+    # Redis is told once this is committed, which is never in this test.
+    delete_messages(gone, purged_before=second.question.created_at)
+    assert recalled(second.conversation.pk) is not None
+    assert said_to_model(begin("Three?", second.conversation)) == ["Two?", "2", "Three?"]
+
+
 def test_redis_holds_no_words_and_forgets_in_time(warm, store, settings):
     settings.SESSION_STORE_SECONDS = 1800
     turn = warm("planted sentence of a question", "planted sentence of a reply")
