@@ -28,7 +28,7 @@ from audit import verify
 from audit.archive import Member, write_zip
 from audit.checkpoint import manifest_note
 from audit.leaves import ROW_SQL, Row, StoredHashes, leaf_bytes
-from audit.merkle import consistency_path, range_frontiers
+from audit.merkle import consistency_path, range_frontiers, root_at
 from audit.models import Checkpoint, Export, Fork
 from audit.models import SigningKey as KeyRow
 from audit.statements import signing_key_of
@@ -379,6 +379,7 @@ def write_bundle(path: Path, contents: Contents, terms: Terms) -> Made:
         CHECKPOINT: terms.checkpoint.note.encode(),
         "key.txt": _keys_text().encode(),
         **_proofs(terms),
+        **_announcements(),
         **{f"forks/{fork.generation}.txt": fork.statement.encode() for fork in Fork.objects.all()},
         "README.txt": _readme(terms).encode(),
         "verify.py": Path(verify.__file__).read_bytes(),
@@ -407,6 +408,12 @@ def _keys_text() -> str:
     return "".join(lines)
 
 
+def _announcements() -> dict[str, bytes]:
+    """Return what former keys said of those after them."""
+    announced = KeyRow.objects.exclude(announcement="")
+    return {f"keys/{key.key_id}.txt": key.announcement.encode() for key in announced}
+
+
 def _proofs(terms: Terms) -> dict[str, bytes]:
     size = terms.checkpoint.size
     with connection.cursor() as cursor:
@@ -416,8 +423,10 @@ def _proofs(terms: Terms) -> dict[str, bytes]:
         proofs = {RANGE: _json({**span, "left": _texts(left), "right": _texts(right)})}
         if terms.previous_checkpoint:
             old = terms.previous_checkpoint
-            # Across a fork nothing can be proven; its statement says why.
-            is_grown = old.origin == terms.checkpoint.origin
+            # A fork may have given up what the export before covers; its statement says why.
+            is_grown = old.origin == terms.checkpoint.origin or (
+                old.size <= size and root_at(hashes, old.size) == bytes(old.root)
+            )
             path = consistency_path(hashes, old.size, size) if is_grown else []
             proofs[CONSISTENCY] = _json({"checkpoint": old.note, "path": _texts(path)})
     return proofs
@@ -474,6 +483,8 @@ checkpoint.txt   the log's signature of everything that was in it: how many entr
 proof/           how the entries lead to that root, and that the log has only grown since the
                  export before
 forks/           signed statements of operators, if the log was ever set back
+keys/            what former keys signed of those after them, if the key was ever changed: with it
+                 verify.py follows from the first key to the last
 key.txt          the public keys of the log, newest first
 verify.py        checks all of this
 

@@ -14,6 +14,7 @@ from audit.verify import (
     ED25519,
     PROOF_HEADER,
     ForkStatement,
+    KeyStatement,
     NoteError,
     NoteSignature,
     VerifierKey,
@@ -127,6 +128,12 @@ def fork_note(statement: ForkStatement, signers: Sequence[SigningKey]) -> str:
         reason=_one_line(statement.reason),
     )
     return signed_note(lines.text, signers)
+
+
+def key_note(former: SigningKey, key: SigningKey, size: int, announced_at: str) -> str:
+    """Return the statement, signed with both, that from `size` leaves on another key signs."""
+    said = KeyStatement(key.name, former.vkey, key.vkey, size, announced_at)
+    return signed_note(said.text, [former, key])
 
 
 def manifest_note(origin: str, number: int, digest: bytes, signers: Sequence[SigningKey]) -> str:

@@ -75,7 +75,8 @@ EVENTS: dict[str, Event] = {
     "role.revoked": Event(_G.ACCOUNTS, "A role was taken from an account.", ("role",)),
     "audit.viewed": Event(
         _G.READING,
-        "Somebody read this log: the list, perhaps filtered or searched, a timeline, or one entry.",
+        "Somebody read this log: entries, perhaps filtered or searched, a timeline, one entry, its"
+        " checkpoints, exports or checks. The target says which.",
         ("page", "filter", "searched"),
     ),
     "account.viewed": Event(

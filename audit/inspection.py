@@ -34,6 +34,7 @@ from audit.verify import (
     Checkpoint,
     CompactRange,
     ForkStatement,
+    KeyStatement,
     Note,
     NoteError,
     ProofError,
@@ -173,6 +174,7 @@ class _Inspection:
     def run(self, progress: Progress) -> None:
         begin = self._begin()
         self._check_forks()
+        self._check_announcements()
         self._check_numbers()
         self._signed = heapq.merge(
             self._signed_in_table(begin), self._signed_outside(), self._signed_elsewhere(begin)
@@ -311,6 +313,20 @@ class _Inspection:
             resumed = (fork.resumed_size, bytes(fork.resumed_root))
             if (said.origin, said.resumes) != (fork.origin, resumed):
                 self._find("forged", f"The row of {fork.origin} differs from its statement.")
+
+    def _check_announcements(self) -> None:
+        for row in self._log.keys:
+            if row.announcement:
+                try:
+                    note = Note.parse(row.announcement)
+                    _, key = KeyStatement.verified(note, self._keys)
+                except NoteError as error:
+                    self._find(
+                        "forged", f"The announcement of key {row.key_id} is not right: {error}"
+                    )
+                    continue
+                if key.vkey != row.vkey or KeyStatement.parse(note.text).size != row.first_size:
+                    self._find("forged", f"The row of key {row.key_id} differs from what was said.")
 
     def _check_numbers(self) -> None:
         self._cursor.execute(

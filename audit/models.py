@@ -238,6 +238,8 @@ class SigningKey(models.Model):
     # The key as verifiers take it (C2SP signed-note: name+id+base64).
     vkey = models.CharField(max_length=400)
     first_size = models.BigIntegerField()
+    # The note by which the key before it announced it; none for a log's first key.
+    announcement = models.TextField(blank=True, db_default="")
     introduced_at = models.DateTimeField(db_default=Now())
 
     class Meta:

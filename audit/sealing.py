@@ -34,6 +34,7 @@ from audit.checkpoint import (
     SigningKeyError,
     checkpoint_text,
     fork_note,
+    key_note,
     read_signing_keys,
 )
 from audit.content import clean
@@ -191,7 +192,8 @@ def _seal(batch: int) -> Sealed:
         log = Log.read(cursor)
         keys = _keys(log)
         _require_continuity(cursor, log, keys)
-        number = None if log.is_signed else _sign(cursor, log, keys)
+        # A changed key is announced at once, though there may be nothing new to sign.
+        number = None if log.is_signed and not keys.former else _sign(cursor, log, keys)
     return Sealed(len(rows), log.size, number, more=len(rows) == batch)
 
 
@@ -267,8 +269,13 @@ def _remember_key(log: Log, keys: "_Keys") -> None:
     """Note a key that signs for the first time."""
     if log.signing_key and log.signing_key.key_id == keys.key.key_id:
         return
+    now = timezone.now().strftime("%Y-%m-%dT%H:%M:%SZ")
     models.SigningKey.objects.create(
-        key_id=keys.key.key_id, name=log.origin, vkey=keys.key.vkey, first_size=log.size
+        key_id=keys.key.key_id,
+        name=log.origin,
+        vkey=keys.key.vkey,
+        first_size=log.size,
+        announcement=key_note(keys.former, keys.key, log.size, now) if keys.former else "",
     )
     if log.signing_key:
         record(

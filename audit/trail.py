@@ -11,7 +11,7 @@ was denied or has failed rolls back, so its entry is written beside, on a connec
 `None` stands for that actor. Recording without any actor is an error, never "unknown".
 
 What can be repeated at will, a refusal above all, must not become a flood of entries that nobody
-can remove: `record_sparingly` writes at most one a minute in each process, and counts.
+can remove: `record_sparingly` writes at most one a minute, and counts.
 
 Each call is one statement and one round trip, and asks nothing but the roles of an account that
 came without them. No personal value gets into the entry: labels, network and browser go to the
@@ -133,9 +133,9 @@ def record_sparingly(  # noqa: PLR0913 - as record
     """Write an entry as `record_outside` does, or only count; return its id if there is one.
 
     There is one entry a minute for each actor (a stranger: each network), event, reason and `each`.
-    Its `count` says how often it happened since the entry before, this time included. Counts are
-    kept in the process: several web processes write one entry each, and what was counted after
-    the last entry is told by the next one, within a day, or lost with the process.
+    Its `count` says how often it happened since the entry before, this time included: in all web
+    processes, as far as they have asked since (`audit.floods`). What was counted after the last
+    entry is told by the next one, within a day, or lost.
     """
     who = _resolved(actor, event)
     if count := floods.due((event, _whose(who), reason, each)):

@@ -7,7 +7,12 @@ KEY is the log's public key (name+id+base64), or a file with one such key a line
 operator on another way than the export: a forger would put a key of his own into the ZIP. Get this
 file on another way too; it is short enough to be read. It needs Python 3.11 and the package
 `cryptography`, nothing else. It exits with 0 when all holds, 1 when something does not, 2 when it
-was called wrongly.
+was called wrongly; with 3 when the whole export holds, and the log was set back (a fork) since the
+export before.
+
+Where the log has changed its key, the former key announced the new one, and the export holds what
+it said: the first key that you were given is enough. Whoever stole a key can announce another with
+it, so don't give one that was stolen.
 
 What it proves: each entry in the export is, byte for byte and in this order, what the log sealed
 when it signed the checkpoint; how many entries of the range were left out by the filter; that the
@@ -35,7 +40,7 @@ import sys
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,6 +66,7 @@ _UNFIT = re.compile("[\x00-\x1f\ud800-\udfff]")
 _DECIMAL = re.compile("0|[1-9][0-9]{0,18}")
 PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 FORK_HEADER = "parley-audit-fork/v1"
+KEY_HEADER = "parley-audit-key/v1"
 MANIFEST_HEADER = "parley-audit-export/v1"
 
 
@@ -513,8 +519,7 @@ class ForkStatement:
     @classmethod
     def parse(cls, text: str) -> "ForkStatement":
         """Read the text of a note, its signatures aside. Raises NoteError."""
-        header, *lines = text.removesuffix("\n").split("\n")
-        values = [line.partition(" ")[2] for line in lines]
+        header, values = _stated(text)
         if header != FORK_HEADER or len(values) != 7:
             raise NoteError("This is no statement of a fork.")
         head, resumes = map(_parse_size_and_root, values[2:4])
@@ -524,6 +529,61 @@ class ForkStatement:
         if statement.text != text:
             raise NoteError("A statement of a fork is not written as it should be.")
         return statement
+
+
+@dataclass(frozen=True)
+class KeyStatement:
+    """That a log begins to sign with another key, said with the key before it and with itself."""
+
+    origin: str
+    # Both as VerifierKey.vkey.
+    former: str
+    key: str
+    # How many leaves the log had when the new key first signed it.
+    size: int
+    announced_at: str
+
+    @property
+    def text(self) -> str:
+        """What is signed."""
+        return (
+            f"{KEY_HEADER}\norigin {self.origin}\nformer {self.former}\nkey {self.key}\n"
+            f"size {self.size}\nannounced {self.announced_at}\n"
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> "KeyStatement":
+        """Read the text of a note, its signatures aside. Raises NoteError."""
+        header, values = _stated(text)
+        if header != KEY_HEADER or len(values) != 5:
+            raise NoteError("This is no announcement of a key.")
+        origin, former, key, size, announced_at = values
+        statement = cls(origin, former, key, parse_decimal(size), announced_at)
+        if statement.text != text:
+            raise NoteError("An announcement of a key is not written as it should be.")
+        return statement
+
+    @classmethod
+    def verified(cls, note: Note, keys: Sequence[VerifierKey]) -> tuple[VerifierKey, VerifierKey]:
+        """Return the former key, which has to be one of `keys`, and the one that it announced.
+
+        Both have to be keys of the log and to have signed. Raises NoteError, SignatureError.
+        """
+        said = cls.parse(note.text)
+        former, key = VerifierKey.parse(said.former), VerifierKey.parse(said.key)
+        if {(k.name, k.kind) for k in (former, key)} != {(said.origin, ED25519)}:
+            raise NoteError("An announcement is of two keys of one log.")
+        for one in (former, key):
+            note.verified([one])
+        if former not in keys:
+            raise SignatureError(f"No key that you gave has announced {key.key_id}.")
+        return former, key
+
+
+def _stated(text: str) -> tuple[str, list[str]]:
+    """Return the first line of a statement, and of the others what follows the first word."""
+    header, *lines = text.removesuffix("\n").split("\n")
+    return header, [line.partition(" ")[2] for line in lines]
 
 
 def _size_and_root(head: tuple[int, bytes] | None) -> str:
@@ -711,12 +771,17 @@ class Report:
     """Says what holds and what does not, as soon as it is known."""
 
     problems: int = 0
+    forks: int = 0
 
     def good(self, sentence: str) -> None:
         _say("  holds ", sentence)
 
     def note(self, sentence: str) -> None:
         _say("  note  ", sentence)
+
+    def fork(self, sentence: str) -> None:
+        self.forks += 1
+        _say("  FORK  ", sentence)
 
     def bad(self, sentence: str) -> None:
         self.problems += 1
@@ -743,11 +808,13 @@ def _say(mark: str, sentence: str) -> None:
 
 
 def verify_export(
-    path: Path, keys: Sequence[VerifierKey], report: Report, previous: Path | None = None
+    path: Path, given: Sequence[VerifierKey], report: Report, previous: Path | None = None
 ) -> None:
     """Check an export, and that it follows on the previous one where that is given."""
     with report.about("The archive"), Bundle(path) as bundle:
         manifest = bundle.json(MANIFEST)
+        statements = Statements(bundle, given, report)
+        keys = statements.keys
         checkpoint = None
         with report.about("The manifest"):
             _check_manifest(bundle, manifest, keys, report)
@@ -757,14 +824,131 @@ def verify_export(
             _check_entries(bundle, manifest, checkpoint, report)
         if checkpoint and manifest.has("previous"):
             with report.about("Growth since the export before"):
-                _check_growth(bundle, checkpoint, keys, report)
-        for name in sorted(bundle.members):
-            if name.startswith("forks/"):
-                with report.about(name):
-                    _check_fork(bundle.text(name), keys, report)
+                _check_growth(bundle, checkpoint, statements, report)
+        statements.tell_others(report)
         if previous:
             with report.about("The export before"), Bundle(previous) as earlier:
                 _check_previous(bundle, manifest, earlier, keys, report)
+
+
+class Statements:
+    """What the log itself says of its keys and forks, as far as keys that are trusted signed it.
+
+    `keys` are those that were given, and those that follow from them: a key that a trusted one
+    announced, and a trusted key under the name that the log has on the other side of a fork.
+    """
+
+    def __init__(self, bundle: Bundle, given: Sequence[VerifierKey], report: Report) -> None:
+        self.keys = list(given)
+        # By the origin under which the log goes on.
+        self._forks: dict[str, tuple[ForkStatement, str]] = {}
+        self._told: set[str] = set()
+        keys = _notes(bundle, "keys/", KeyStatement, report)
+        forks = _notes(bundle, "forks/", ForkStatement, report)
+        # Each may be what makes another one known; a round without anything new is the last.
+        while self._follow_keys(keys, report) or self._follow_forks(forks, report):
+            pass
+        for name in keys:
+            report.note(f"{name} concerns no key that you gave: not looked at.")
+        for name in forks:
+            report.bad(f"{name}: no key of this log that you gave has signed it.")
+
+    def since(self, old: str, new: str) -> list[ForkStatement]:
+        """Return the forks by which the log got from one origin to another. Raises ProofError."""
+        found: list[ForkStatement] = []
+        origin = new
+        while origin != old:
+            if origin not in self._forks or len(found) == len(self._forks):
+                raise ProofError(
+                    f"the log was {old} then and is {new} now, and no statement of a fork leads"
+                    " from one to the other."
+                )
+            found.append(self._forks[origin][0])
+            origin = found[-1].continues
+        return found[::-1]
+
+    def tell(self, fork: ForkStatement, say: Callable[[str], None]) -> None:
+        """Say in words what a fork is."""
+        self._told.add(fork.origin)
+        say(_fork_in_words(*self._forks[fork.origin]))
+
+    def tell_others(self, report: Report) -> None:
+        """Mention the forks that were not told of yet."""
+        for fork, _ in self._forks.values():
+            if fork.origin not in self._told:
+                self.tell(fork, report.note)
+
+    def _follow_keys(self, notes: dict[str, Note], report: Report) -> bool:
+        """Trust what trusted keys announced; say whether that made another key known."""
+        before = len(self.keys)
+        for name, note in list(notes.items()):
+            said = KeyStatement.parse(note.text)
+            if said.former in {key.vkey for key in self.keys}:
+                del notes[name]
+                with report.about(name):
+                    former, key = KeyStatement.verified(note, self.keys)
+                    report.note(
+                        f"The log {said.origin} signs with {said.key} since it had {said.size:,}"
+                        f" leaves: {said.announced_at} (announced with {former.key_id})"
+                    )
+                    self._trust(key)
+        return len(self.keys) > before
+
+    def _follow_forks(self, notes: dict[str, Note], report: Report) -> bool:
+        """Take the forks that trusted keys signed; say whether that made another key known."""
+        before = len(self.keys)
+        for name, note in list(notes.items()):
+            fork = ForkStatement.parse(note.text)
+            sides = {fork.origin, fork.continues}
+            trusted = [k for k in self.keys if k.name in sides and k.kind == ED25519]
+            if any(_signs(note, key) for key in trusted):
+                del notes[name]
+                with report.about(name):
+                    signed_by = _names(note.verified(trusted))
+                    self._forks[fork.origin] = fork, signed_by
+                    # The same key, under both names of the log: nobody else is trusted by that.
+                    for key in trusted:
+                        for other in sides - {key.name}:
+                            twin = VerifierKey(other, ED25519, key.public)
+                            if _signs(note, twin):
+                                note.verified([twin])
+                                self._trust(twin)
+        return len(self.keys) > before
+
+    def _trust(self, key: VerifierKey) -> None:
+        if key not in self.keys:
+            self.keys.append(key)
+
+
+def _notes(
+    bundle: Bundle,
+    folder: str,
+    kind: type[KeyStatement] | type[ForkStatement],
+    report: Report,
+) -> dict[str, Note]:
+    """Return the statements of a kind that an export holds, by name, their signatures unchecked."""
+    notes = {}
+    for name in sorted(bundle.members):
+        if name.startswith(folder):
+            with report.about(name):
+                note = Note.parse(bundle.text(name))
+                kind.parse(note.text)
+                notes[name] = note
+    return notes
+
+
+def _signs(note: Note, key: VerifierKey) -> bool:
+    """Return whether a note claims to be signed with a key."""
+    return any((s.name, s.key_id) == (key.name, key.key_id) for s in note.signatures)
+
+
+def _fork_in_words(fork: ForkStatement, signed_by: str) -> str:
+    head = f"{fork.head[0]:,} leaves were known" if fork.head else "the last head was lost"
+    return (
+        f"The log {fork.continues} was set back and goes on as {fork.origin} from"
+        f" {fork.resumes[0]:,} leaves ({head}): {fork.declared_at}, by {fork.declared_by},"
+        f" {fork.reason} (signed with {signed_by})"
+    )
 
 
 def _check_manifest(
@@ -820,29 +1004,32 @@ def _check_checkpoint(
 
 
 def _check_growth(
-    bundle: Bundle, checkpoint: Checkpoint, keys: Sequence[VerifierKey], report: Report
+    bundle: Bundle, checkpoint: Checkpoint, statements: Statements, report: Report
 ) -> None:
     proof = bundle.json(CONSISTENCY)
-    old = parse_checkpoint(proof.get("checkpoint", str), keys)
-    if old.origin != checkpoint.origin:
-        raise ProofError(
-            f"the log was {old.origin} then and is {checkpoint.origin} now. It was set back in"
-            " between; the statements of forks say when and why."
+    old = parse_checkpoint(proof.get("checkpoint", str), statements.keys)
+    path = proof.hashes("path")
+    if old.origin == checkpoint.origin:
+        verify_consistency(old.size, old.root, checkpoint.size, checkpoint.root, path)
+        report.good(f"Since the export before, {old.size:,} leaves then, the log has only grown.")
+        return
+    forks = statements.since(old.origin, checkpoint.origin)
+    for fork in forks:
+        statements.tell(fork, report.fork)
+    try:
+        verify_consistency(old.size, old.root, checkpoint.size, checkpoint.root, path)
+    except ProofError:
+        resumed = min(fork.resumes[0] for fork in forks)
+        report.fork(
+            f"The export before covers {old.size:,} leaves; the log was taken up again at"
+            f" {resumed:,}. That it still holds what the export before shows is not proven: keep"
+            " that export."
         )
-    verify_consistency(old.size, old.root, checkpoint.size, checkpoint.root, proof.hashes("path"))
-    report.good(f"Since the export before, {old.size:,} leaves then, the log has only grown.")
-
-
-def _check_fork(text: str, keys: Sequence[VerifierKey], report: Report) -> None:
-    note = Note.parse(text)
-    fork = ForkStatement.parse(note.text)
-    signed_by = _names(note.verified(keys))
-    head = f"{fork.head[0]:,} leaves were known" if fork.head else "the last head was lost"
-    report.note(
-        f"The log {fork.continues} was set back and goes on as {fork.origin} from"
-        f" {fork.resumes[0]:,} leaves ({head}): {fork.declared_at}, by {fork.declared_by},"
-        f" {fork.reason} (signed with {signed_by})"
-    )
+    else:
+        report.good(
+            f"All {old.size:,} leaves that the export before covers are still in the log: what the"
+            " fork gave up came after them."
+        )
 
 
 def _check_previous(
@@ -1133,6 +1320,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems = _counted(report.problems, "thing does", "things do")
         print(f"{problems} not hold. Do not rely on this file.")
         return 1
+    if report.forks:
+        print(
+            "Everything in this file holds. But the log was set back since the export before it:"
+            " see FORK. What was sealed in between may be lost."
+        )
+        return 3
     print("Everything holds.")
     return 0
 

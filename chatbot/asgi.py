@@ -11,10 +11,10 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatbot.settings")
-_pages = get_asgi_application()
+django.setup(set_prefix=False)
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
@@ -24,6 +24,7 @@ from servestatic import ServeStaticASGI  # noqa: E402
 
 from accounts.access import System  # noqa: E402
 from chatbot import telemetry  # noqa: E402
+from chatbot.admission import AdmittingHandler  # noqa: E402
 from chatbot.database import db  # noqa: E402
 from conversations.doors.size import bounded  # noqa: E402
 from conversations.keyring import keyring  # noqa: E402
@@ -38,7 +39,7 @@ def _never_sniff(headers: Any, _path: str, _url: str) -> None:
 
 
 _site = ServeStaticASGI(
-    ProtocolTypeRouter({"http": bounded(_pages), "websocket": sockets}),
+    ProtocolTypeRouter({"http": bounded(AdmittingHandler()), "websocket": sockets}),
     root=settings.STATIC_ROOT,
     prefix=settings.STATIC_URL,
     allow_all_origins=False,

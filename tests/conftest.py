@@ -316,9 +316,10 @@ def _offers_plans_and_policies_of_its_own():
 
 
 @pytest.fixture(autouse=True)
-def _floods_of_its_own():
+def _floods_of_its_own(monkeypatch):
     # Of what is repeated one entry a minute is written: a test's first refusal must be among them.
     floods.forget()
+    monkeypatch.setattr(floods, "PREFIX", f"flood:{uuid.uuid4().hex}:")
 
 
 @pytest.fixture(autouse=True)

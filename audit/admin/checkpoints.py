@@ -8,7 +8,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
-from audit.admin.reading import ABOVE, BELOW, LogAdmin, in_fours, page_bounds
+from audit.admin.reading import ABOVE, BELOW, LogAdmin, in_fours, page_bounds, viewed
 from audit.models import Checkpoint
 from audit.selection import PAGE, SelectionError
 
@@ -34,6 +34,7 @@ class CheckpointAdmin(LogAdmin):
             shown, has_newer, has_older = _page(**page_bounds(request))
         except SelectionError as error:
             raise Http404(str(error)) from error
+        viewed(("audit.checkpoint", ""), "list")
         context = self.page_context(
             request,
             "Checkpoints",
@@ -53,6 +54,7 @@ class CheckpointAdmin(LogAdmin):
         """Show a checkpoint as it was signed."""
         self.require_view(request)
         checkpoint = _checkpoint(object_id)
+        viewed(checkpoint, "record")
         context = self.page_context(
             request, f"Checkpoint {checkpoint.number}", checkpoint=checkpoint, root=_hex(checkpoint)
         )
@@ -62,6 +64,7 @@ class CheckpointAdmin(LogAdmin):
         """Hand out the signed note."""
         self.require_view(request)
         checkpoint = _checkpoint(str(number))
+        viewed(checkpoint, "note")
         name = f'attachment; filename="checkpoint-{checkpoint.number}.txt"'
         return HttpResponse(
             checkpoint.note,

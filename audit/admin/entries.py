@@ -21,6 +21,7 @@ from audit.admin.reading import (
     link_to,
     page_bounds,
     timeline_of,
+    viewed,
 )
 from audit.attestation import Attested, attest
 from audit.models import ActorKind, Checkpoint, Entry
@@ -67,7 +68,7 @@ class EntryAdmin(LogAdmin):
             page = _page(selection, bounds)
         except SelectionError as error:
             return self._list(request, asked, Page([], False, False), error=str(error))
-        _viewed("list", selection)
+        viewed(("audit.entry", ""), "list", selection)
         return self._list(request, asked, page)
 
     def change_view(
@@ -82,7 +83,7 @@ class EntryAdmin(LogAdmin):
         entry = _entry(object_id)
         told = tell(entry, sealed([entry.pk]).get(entry.pk))
         seal = attest(entry.pk, timezone.now())
-        record(None, "audit.viewed", entry, page="record")
+        viewed(entry, "record")
         context = self.page_context(
             request,
             f"{entry.event} · {told.target}" if told.target else entry.event,
@@ -128,7 +129,7 @@ class EntryAdmin(LogAdmin):
             )
         except SelectionError as error:
             raise Http404(str(error)) from error
-        _viewed("timeline", selection)
+        viewed(("audit.entry", ""), "timeline", selection)
         name = TIMELINES[kind][1]
         context = self.page_context(
             request,
@@ -193,19 +194,6 @@ def _entry(object_id: str) -> Entry:
     if found is None:
         raise Http404("There is no entry with this number.")
     return found
-
-
-def _viewed(page: str, selection: Selection) -> None:
-    """Record who read what of the log. What was searched for may be personal: it stays erasable."""
-    record(
-        None,
-        "audit.viewed",
-        ("audit.entry", ""),
-        target_label=selection.search,
-        page=page,
-        filter=selection.described(),
-        searched=bool(selection.search),
-    )
 
 
 def _asked_for(kind: str, subject: str) -> dict[str, str]:

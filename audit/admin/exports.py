@@ -26,12 +26,11 @@ from accounts.access import allowed, require
 from accounts.roles import Permission
 from audit import export as exports
 from audit.admin.filters import Asked
-from audit.admin.reading import LogAdmin
+from audit.admin.reading import LogAdmin, viewed
 from audit.events import EVENTS, Group
 from audit.models import Export
 from audit.selection import Selection, SelectionError, kinds_of_target
 from audit.telling import OUTCOMES, kind_name
-from audit.trail import record
 
 SHOWN = 50
 CHUNK_BYTES = 1 << 18
@@ -82,7 +81,7 @@ class ExportAdmin(LogAdmin):
         self._require_view(request)
         found = Export.objects.select_related("requested_by").order_by("-id")[:SHOWN]
         shown = [Shown.of(export, request) for export in found]
-        record(None, "audit.viewed", ("audit.export", ""), page="list")
+        viewed(("audit.export", ""), "list")
         context = self.page_context(
             request,
             "Exports",
@@ -161,6 +160,9 @@ class ExportAdmin(LogAdmin):
     def _form(
         self, request: HttpRequest, asked: Asked, selection: Selection | None, error: str = ""
     ) -> HttpResponse:
+        if selection is not None:
+            # It tells how many entries match, which is reading too.
+            viewed(("audit.export", ""), "form", selection)
         count, is_exact = exports.estimate(selection) if selection else (0, True)
         context = self.page_context(
             request,

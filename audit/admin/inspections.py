@@ -9,7 +9,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
 from audit import inspection_runs
-from audit.admin.reading import LogAdmin
+from audit.admin.reading import LogAdmin, viewed
 from audit.models import InspectionRun
 
 SHOWN = 20
@@ -33,6 +33,7 @@ class InspectionRunAdmin(LogAdmin):
     ) -> HttpResponse:
         """Show the last runs; what one found stands with it."""
         self.require_view(request)
+        viewed(("audit.inspectionrun", ""), "list")
         runs = list(InspectionRun.objects.select_related("asked_by").order_by("-id")[:SHOWN])
         last = runs[0] if runs else None
         findings = last.findings[:SHOWN_FINDINGS] if last else []

@@ -11,7 +11,8 @@ from django.urls import reverse
 
 from accounts.access import allowed
 from accounts.roles import Permission
-from audit.selection import SelectionError
+from audit.selection import Selection, SelectionError
+from audit.trail import Target, record
 
 # Pages of a list: behind which row it goes on, older or newer.
 BELOW, ABOVE = "below", "above"
@@ -48,6 +49,23 @@ class LogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def page_context(self, request: HttpRequest, title: str, **more: Any) -> dict[str, Any]:
         """Return what the admin's own templates ask for, and `more`."""
         return {**self.admin_site.each_context(request), "opts": self.opts, "title": title, **more}
+
+
+def viewed(target: Target, page: str, selection: Selection | None = None) -> None:
+    """Record that somebody read a page of the log, once it is known that it will be shown.
+
+    What was searched for may be personal: it stays erasable.
+    """
+    asked = selection or Selection()
+    record(
+        None,
+        "audit.viewed",
+        target,
+        target_label=asked.search,
+        page=page,
+        filter=asked.described(),
+        searched=bool(asked.search),
+    )
 
 
 def page_bounds(request: HttpRequest) -> dict[str, int]:

@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,16 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accounts.access import System
 from accounts.models import User
 from audit import bundle, sealing
 from audit import export as exports
 from audit.export import ExportRefused, cancel, opened, request_export, tend, try_again
 from audit.leaves import Row
-from audit.models import Entry, Export, ExportState, Leaf, PersonalDetails
+from audit.models import Entry, Export, ExportState, Leaf, PersonalDetails, SigningKey
 from audit.selection import Selection
 from audit.trail import record
-from tests.audit.conftest import behind_the_triggers
+from tests.audit.conftest import OTHER_SEED, SEED, behind_the_triggers
 from tests.audit.exporting import exported, file_of, verify
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -103,6 +105,28 @@ def test_each_export_names_the_one_before(reader, write, tmp_path):
     assert "one is missing" in missing.stdout
     numbers = Export.objects.order_by("number").values_list("number", flat=True)
     assert list(numbers) == [1, 2, 3]
+
+
+def test_first_key_opens_exports_behind_a_changed_key_and_a_fork(
+    reader, write, tmp_path, monkeypatch, folder
+):
+    write(3)
+    files = [file_of(exported(reader))]
+    first_key = [SigningKey.objects.get().vkey]
+    monkeypatch.setenv("AUDIT_SIGNING_KEY", OTHER_SEED)
+    monkeypatch.setenv("AUDIT_SIGNING_KEY_PREVIOUS", SEED)
+    files.append(file_of(exported(reader)))
+    monkeypatch.delenv("AUDIT_SIGNING_KEY_PREVIOUS")
+    (folder / "head").unlink()
+    sealing.declare_fork("the disk with the folder died", System("tests"))
+    write(1)
+    files += [file_of(exported(reader)) for _ in range(2)]
+    checked = [
+        verify(file, tmp_path, "--previous", str(before), given=first_key)
+        for before, file in pairwise(files)
+    ]
+    assert [one.returncode for one in checked] == [0, 3, 0], [one.stdout for one in checked]
+    assert "are still in the log: what the fork gave up came after them" in checked[1].stdout
 
 
 def test_one_that_was_begun_earlier_and_ends_later_still_follows_on(reader, account_of, write):

@@ -17,10 +17,10 @@ from audit.leaves import StoredHashes, leaf_bytes, read_places
 from audit.merkle import append, root_at
 from audit.models import Checkpoint, Entry, Fork, Leaf, PersonalDetails, SigningKey
 from audit.sealing import ForkNotNeeded, Sealed, SealingRefused, declare_fork, seal, state
-from audit.trail import System
+from audit.trail import System, record
 from audit.verify import Note, VerifierKey, leaf_hash
 from audit.witness import WitnessKey
-from tests.audit.conftest import SEED, behind_the_triggers
+from tests.audit.conftest import OTHER_SEED, SEED, behind_the_triggers
 
 BY = System("tests")
 
@@ -208,6 +208,25 @@ def test_even_with_the_key_the_head_outside_tells(log):
     (finding,) = inspect_log().findings
     assert finding.kind == "rewritten"
     assert "the head in AUDIT_FOLDER" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("announcement = replace(announcement, 'size', 'site')", "is not right"),
+        ("first_size = first_size - 1", "differs from what was said"),
+    ],
+)
+def test_announcement_of_a_key_that_was_changed_is_forged(log, monkeypatch, change, says):
+    monkeypatch.setenv("AUDIT_SIGNING_KEY", OTHER_SEED)
+    monkeypatch.setenv("AUDIT_SIGNING_KEY_PREVIOUS", SEED)
+    record(BY, "account.created")
+    seal()
+    assert inspect_log().holds
+    behind_the_triggers(f"UPDATE audit_signingkey SET {change} WHERE announcement <> ''")
+    (finding,) = inspect_log().findings
+    assert finding.kind == "forged"
+    assert says in finding.sentence
 
 
 def cut(size: int, *, entries: bool = True) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from audit.models import Entry
+from audit.sealing import seal
 
 pytestmark = pytest.mark.django_db
 LOG = "/admin/audit/entry/"
@@ -30,6 +31,33 @@ def test_list_one_entry_and_a_search_of_the_log(ravi_client, ravi, olive):
         "searched": True,
     }
     assert searched.personal.target_label == "olive@parley.example"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_checkpoints_and_checks_of_the_log(ravi_client, ravi, write):
+    write(1)
+    seal()
+    pages = ["checkpoint/", "checkpoint/1/change/", "checkpoint/1/note/", "inspectionrun/"]
+    for page in pages:
+        assert ravi_client.get(f"/admin/audit/{page}").status_code == 200
+    for page in ("checkpoint/2/change/", "checkpoint/?below=x"):
+        assert ravi_client.get(f"/admin/audit/{page}").status_code == 404
+    assert {(entry.event, entry.actor_id) for entry in read()} == {("audit.viewed", str(ravi.pk))}
+    assert [(entry.target_kind, entry.target_id, entry.payload["page"]) for entry in read()] == [
+        ("audit.checkpoint", "", "list"),
+        ("audit.checkpoint", "1", "record"),
+        ("audit.checkpoint", "1", "note"),
+        ("audit.inspectionrun", "", "list"),
+    ]
+
+
+def test_how_many_entries_an_export_would_have(ravi_client):
+    ravi_client.get("/admin/audit/export/add/", {"q": "olive@parley.example", "outcome": "denied"})
+    (entry,) = read()
+    assert (entry.target_kind, entry.payload["page"]) == ("audit.export", "form")
+    assert entry.payload["filter"] == {"outcome": "denied"}
+    assert entry.payload["searched"]
+    assert entry.personal.target_label == "olive@parley.example"
 
 
 def test_values_that_no_filter_offers_are_withheld(ada_client, olive):

@@ -8,7 +8,14 @@ from audit.leaves import StoredHashes, leaf_bytes, read_places
 from audit.merkle import root_at
 from audit.models import Checkpoint, Entry, Leaf, Node, SigningKey
 from audit.sealing import Refused, Sealed, seal, state
-from audit.verify import CompactRange, VerifierKey, leaf_hash, parse_checkpoint
+from audit.verify import (
+    CompactRange,
+    KeyStatement,
+    Note,
+    VerifierKey,
+    leaf_hash,
+    parse_checkpoint,
+)
 from tests.audit.conftest import OTHER_SEED, SEED
 
 
@@ -98,6 +105,21 @@ def test_another_key_is_taken_only_with_the_one_before(write, monkeypatch):
     # What says that the key was changed is itself sealed.
     assert Entry.objects.filter(event="log.key_rotated", payload__first_size=2).count() == 1
     assert seal() == Sealed(1, 3, 3, more=False)
+
+
+def test_changed_key_is_announced_without_anything_new(write, monkeypatch):
+    write(2)
+    seal()
+    monkeypatch.setenv("AUDIT_SIGNING_KEY", OTHER_SEED)
+    monkeypatch.setenv("AUDIT_SIGNING_KEY_PREVIOUS", SEED)
+    assert seal() == Sealed(0, 2, 2, more=False)
+    assert Entry.objects.filter(event="log.key_rotated", payload__first_size=2).count() == 1
+    assert seal() == Sealed(1, 3, 3, more=False)
+    assert seal() == Sealed(0, 3, None, more=False)
+    former, new = SigningKey.objects.all()
+    note = Note.parse(new.announcement)
+    trusted = [VerifierKey.parse(former.vkey)]
+    assert KeyStatement.verified(note, trusted)[1].vkey == new.vkey
 
 
 def test_folder_that_can_not_be_written_refuses(write, folder):

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import audit.verify
-from audit.checkpoint import fork_note, tlog_proof_text
-from audit.merkle import inclusion_path
+from audit.checkpoint import SigningKey, fork_note, key_note, tlog_proof_text
+from audit.merkle import inclusion_path, root_at
 from audit.verify import ForkStatement, leaf_hash, main
 from tests.audit.bundles import (
     KEY,
@@ -42,7 +43,8 @@ def check(tmp_path, capsys):
         said = capsys.readouterr().out
         assert "Traceback" not in said
         assert (code == 0) == said.endswith("Everything holds.\n")
-        assert (code == 0) == ("WRONG" not in said)
+        assert (code in {0, 3}) == ("WRONG" not in said)
+        assert (code == 3) == ("FORK" in said and "WRONG" not in said)
         return code, said
 
     return run
@@ -117,6 +119,150 @@ def test_a_declared_fork_is_told(check):
     assert f"The log old/log was set back and goes on as {ORIGIN} from 10 leaves" in said
     code, said = check(Log.of(12).export(extra={"forks/1.txt": extra["forks/1.txt"][:-9]}))
     assert (code, len(wrongs(said))) == (1, 1)
+
+
+# A log that changed its key
+
+THIRD_KEY = SigningKey.from_seed(ORIGIN, bytes(range(2, 34)))
+
+
+def announced(*keys: SigningKey) -> dict[str, bytes]:
+    """Return what each key said of the next."""
+    return {
+        f"keys/{key.key_id}.txt": key_note(former, key, 5, "2026-11-22T14:31:07Z").encode()
+        for former, key in pairwise(keys)
+    }
+
+
+@pytest.mark.parametrize("given", [KEY, OTHER_KEY, THIRD_KEY])
+def test_the_first_key_is_enough_however_often_it_was_changed(check, given):
+    log = Log.of(9)
+    log.key = THIRD_KEY
+    members = log.export(extra=announced(KEY, OTHER_KEY, THIRD_KEY))
+    code, said = check(members, key=given.vkey)
+    assert code == 0, said
+    assert (f"signs with {OTHER_KEY.vkey} since it had 5 leaves" in said) == (given is KEY)
+    assert f"signed with {ORIGIN} ({THIRD_KEY.key_id})" in said
+
+
+def test_an_export_by_a_former_key_is_followed_by_one_by_the_next(check, tmp_path):
+    log = Log.of(5)
+    first = log.export()
+    log.key = OTHER_KEY
+    log.grow(3)
+    members = log.export(number=2, previous=first, extra=announced(KEY, OTHER_KEY))
+    code, said = check(members, "--previous", str(packed(first, tmp_path / "1.zip")))
+    assert code == 0, said
+
+
+def test_a_key_that_is_not_announced_is_refused(check):
+    log = Log.of(9)
+    log.key = OTHER_KEY
+    code, said = check(log.export())
+    assert code == 1
+    assert any("No key that you gave has signed this" in wrong for wrong in wrongs(said))
+
+
+def test_a_later_key_makes_no_former_one_known(check):
+    # The former one may have been stolen, and changed for that.
+    members = Log.of(9).export(extra=announced(KEY, OTHER_KEY))
+    code, said = check(members, key=OTHER_KEY.vkey)
+    assert code == 1
+    assert "concerns no key that you gave" in said
+
+
+@pytest.mark.parametrize("what", ["former", "new", "size", "origin", "words"])
+def test_a_forged_announcement_makes_no_key_known(check, what):
+    log = Log.of(9)
+    log.key = OTHER_KEY
+    ((name, data),) = announced(KEY, OTHER_KEY).items()
+    text, lines = data.decode().split("\n\n")
+    former, new = lines.splitlines()
+    forged = {
+        "former": f"{text}\n\n{OTHER_KEY.sign(text)}",
+        "new": f"{text}\n\n{former}\n",
+        "size": f"{text.replace('size 5', 'size 6')}\n\n{former}\n{new}\n",
+        "origin": f"{text.replace(f'origin {ORIGIN}', 'origin a/b')}\n\n{former}\n{new}\n",
+        "words": f"{text.replace('announced', 'said')}\n\n{former}\n{new}\n",
+    }[what]
+    code, said = check(log.export(extra={name: forged.encode()}))
+    assert code == 1
+    assert any(wrong.startswith(f"{name}: ") for wrong in wrongs(said))
+    assert any(wrong.startswith("The checkpoint: ") for wrong in wrongs(said))
+
+
+# A log that was set back
+
+LATER = "parley.example/log/2"
+LATER_KEY = SigningKey.from_seed(LATER, bytes(range(32)))
+
+
+def set_back(log: Log, size: int, *signers: SigningKey) -> tuple[Log, dict[str, bytes]]:
+    """Return the log as it goes on from `size` leaves, and what the operator said of it."""
+    resumed = Log.of(size)
+    root = root_at(resumed.tree, size)
+    head = log.size, root_at(log.tree, log.size)
+    said = ForkStatement(LATER, ORIGIN, head, (size, root), "now", "ada", "The disk died.")
+    resumed.key = LATER_KEY
+    resumed.grow(6)
+    return resumed, {"forks/2.txt": fork_note(said, signers or (LATER_KEY, KEY)).encode()}
+
+
+def test_a_fork_behind_the_export_before_is_named_and_shown_to_have_kept_it(check, tmp_path):
+    log = Log.of(8)
+    first = log.export()
+    log.grow(4)
+    resumed, fork = set_back(log, 10)
+    second = resumed.export(number=2, previous=first, extra=fork)
+    code, said = check(second, "--previous", str(packed(first, tmp_path / "1.zip")))
+    assert code == 3, said
+    assert f"FORK  The log {ORIGIN} was set back and goes on as {LATER} from 10 leaves" in said
+    assert "holds All 8 leaves that the export before covers are still in the log" in said
+    assert "none between them is missing" in said
+    assert said.endswith("see FORK. What was sealed in between may be lost.\n")
+    third = resumed.export(number=3, previous=second, extra=fork)
+    code, said = check(third)
+    assert code == 0
+    assert f"note  The log {ORIGIN} was set back" in said
+
+
+def test_a_fork_that_gave_up_what_was_exported_says_that_it_did(check):
+    log = Log.of(12)
+    first = log.export()
+    resumed, fork = set_back(log, 10)
+    members = resealed(
+        resumed.export(number=2, previous=first, extra=fork)
+        | {
+            "proof/consistency.json": canonical(
+                {"checkpoint": first["checkpoint.txt"].decode(), "path": []}
+            )
+        },
+        key=LATER_KEY,
+    )
+    code, said = check(members)
+    assert code == 3, said
+    assert "covers 12 leaves; the log was taken up again at 10" in said
+    assert "is not proven" in said
+
+
+@pytest.mark.parametrize("signers", [(OTHER_KEY,), (LATER_KEY,)])
+def test_a_fork_that_the_key_before_did_not_sign_excuses_nothing(check, signers):
+    log = Log.of(8)
+    first = log.export()
+    resumed, fork = set_back(log, 8, *signers)
+    code, said = check(resumed.export(number=2, previous=first, extra=fork))
+    assert code == 1
+    assert "WRONG forks/2.txt: no key of this log that you gave has signed it." in said
+
+
+def test_another_name_without_a_fork_is_wrong(check, tmp_path):
+    first = Log.of(8).export()
+    resumed, _ = set_back(Log.of(8), 8)
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"{KEY.vkey}\n{LATER_KEY.vkey}\n")
+    code, said = check(resumed.export(number=2, previous=first), key=str(keys))
+    assert code == 1
+    assert "no statement of a fork leads from one to the other" in "".join(wrongs(said))
 
 
 # What was done to the database before the export

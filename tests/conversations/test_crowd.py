@@ -1,8 +1,8 @@
-"""A crowd of posts from one person at once: exactly as many turns begin as the limit allows.
+"""Crowds: of posts at once exactly as many turns begin as the limit allows; readers get answers.
 
     CROWD=1000 python -m pytest -n0 tests/conversations/test_crowd.py
 
-sends a thousand at each door.
+sends a thousand at each door; READERS=1000 lets as many ask for pages.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from django.db.models import Sum
 from django.test import Client
 
 from accounts.models import User
+from chatbot import admission
 from conversations.models import BudgetPlan, BudgetWindow, Message, Reservation
 
 from .doors import secret_of
@@ -113,3 +114,63 @@ def _open() -> list[object]:
         *Reservation.objects.filter(settled_at=None),
         *([held] if held else []),
     ]
+
+
+# --- pages ------------------------------------------------------------------------------------
+
+READERS = int(os.environ.get("READERS", "300"))
+
+
+def by_reader(user: User) -> dict[str, str]:
+    return {"Cookie": by_session(user)["Cookie"]}
+
+
+def read_all_at_once(url: str, user: User, paths: list[str], count: int) -> Counter[int]:
+    """Return how often each status was answered; whoever is sent away is told when to come."""
+
+    def read(person: httpx2.AsyncClient, number: int):
+        return person.get(paths[number % len(paths)])
+
+    answers = asyncio.run(_all_at_once(url, by_reader(user), read, count=count))
+    for answer in answers:
+        if answer.status_code == 503:
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert "load the page again" in answer.text
+            assert "default-src" in answer.headers["Content-Security-Policy"]
+    return Counter(answer.status_code for answer in answers)
+
+
+def test_crowd_of_readers_is_answered_and_leaves_the_site_as_it_was(live, olive, finished):
+    paths = [finished().conversation.get_absolute_url(), "/"]
+    answered = read_all_at_once(live.url, olive, paths, READERS)
+    assert answered.keys() <= {200, 503}
+    assert answered[200] >= 1
+    assert read_all_at_once(live.url, olive, paths, 1) == {200: 1}
+
+
+def test_readers_who_find_no_place_are_told_when_to_come_again(live, olive, finished, monkeypatch):
+    monkeypatch.setattr(admission, "PATIENCE_SECONDS", 0.0)
+    paths = [finished().conversation.get_absolute_url(), "/"]
+    answered = read_all_at_once(live.url, olive, paths, 60)
+    assert answered.keys() == {200, 503}
+    # What answers without a page is not kept waiting by pages.
+    assert read_all_at_once(live.url, olive, ["/health/live"], 30) == {200: 30}
+    monkeypatch.undo()
+    assert read_all_at_once(live.url, olive, paths, 2) == {200: 2}
+
+
+def test_readers_who_go_away_leave_their_places_to_others(live, olive, finished, settings):
+    path, headers = finished().conversation.get_absolute_url(), by_reader(olive)
+
+    async def impatient() -> None:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(
+            base_url=live.url, headers=headers, timeout=0.05, limits=limits
+        ) as person:
+            asked = (person.get(path) for _ in range(4 * settings.DATABASE_POOL_SIZE))
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    asyncio.run(impatient())
+    assert read_all_at_once(live.url, olive, [path], settings.DATABASE_POOL_SIZE) == {
+        200: settings.DATABASE_POOL_SIZE
+    }

@@ -181,6 +181,21 @@ def test_reply_that_a_rule_ended_says_why_as_a_refusal(client, rule):
     assert last.choices[0].delta.refusal == choice.message.refusal
 
 
+def test_blocked_question_is_refused_and_a_blocked_one_in_the_history_is_masked(
+    client, rule, monkeypatch
+):
+    provider = ScriptedProvider("Hi.")
+    monkeypatch.setattr(routing, "stream", provider.stream)
+    rule(direction="input", action="block", words="tulip")
+    blocked = {"role": "user", "content": "Plant a tulip."}
+    with pytest.raises(openai.UnprocessableEntityError):
+        complete(client, [*HELLO, blocked])
+    assert not provider.asked
+    complete(client, [blocked, {"role": "assistant", "content": "Done."}, *HELLO])
+    (told,) = provider.asked
+    assert [one["content"] for one in told[1:3]] == ["▮▮▮", "Done."]
+
+
 def test_wrong_token_is_an_authentication_error(live, db):
     with (
         openai.OpenAI(base_url=f"{live.url}/v1", api_key="sk-wrong") as client,
