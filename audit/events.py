@@ -235,6 +235,31 @@ EVENTS: dict[str, Event] = {
         "A language model was given a price.",
         ("name", "from_at", "input", "cached_input", "output", "source"),
     ),
+    "prompt.published": Event(
+        _G.MODELS,
+        "A version of a prompt was published by somebody who had written no part of it. It can't be"
+        " changed any more, and is live.",
+        ("version", "number", "content_hash", "before"),
+    ),
+    "prompt.restored": Event(
+        _G.MODELS,
+        "A version of a prompt that had been live before was made live again; in an emergency one"
+        " of its authors may do that.",
+        ("version", "number", "content_hash", "before", "emergency"),
+    ),
+    "prompt.paused": Event(_G.MODELS, "A prompt was taken off offer for new conversations."),
+    "prompt.resumed": Event(_G.MODELS, "A prompt was put back on offer."),
+    "prompt.tried": Event(
+        _G.MODELS,
+        "Somebody had a wording answered in the playground, published or not.",
+        ("version", "content_hash", "reply"),
+    ),
+    "prompt.unavailable": Event(
+        _G.MODELS,
+        "The live version of a prompt was missing or could not be rendered; the last good one"
+        " served.",
+        ("count",),
+    ),
     "budget.changed": Event(
         _G.LIMITS,
         "What the holders of a role, or everybody else, may spend was changed.",

@@ -98,7 +98,7 @@ def put_rules_out_of_force() -> None:
 def make_conversation(owner: uuid.UUID, messages: int = 0) -> uuid.UUID:
     """Make a conversation with a title and so many messages, questions and replies in turn."""
     from conversations.models import Conversation, Message  # noqa: PLC0415
-    from prompts.publishing import live_version  # noqa: PLC0415
+    from prompts.serving import live_version  # noqa: PLC0415
 
     conversation = Conversation(owner_id=owner)
     conversation.title = "A conversation to measure"

@@ -10,6 +10,7 @@ handler429 = "accounts.sign_in.too_many_tries"
 urlpatterns = [
     path("", include("conversations.urls")),
     path("account/", include("accounts.urls")),
+    path("prompts/", include("prompts.urls")),
     path("admin/", admin.site.urls),
     path("health", health.overview, name="health"),
     path("health/live", health.live, name="health_live"),

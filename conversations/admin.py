@@ -81,7 +81,7 @@ class ConversationAdmin(ReadOnly):
     """When and whose; never what."""
 
     list_display = ("id", "owner", "lifecycle", "created_at", "last_message_at")
-    list_filter = ("lifecycle", "created_at")
+    list_filter = ("lifecycle", "is_trial", "created_at")
     list_select_related = ("owner",)
     search_fields = ("=id", "=owner__email")
     search_help_text = "The id of a conversation, or an email."
@@ -90,6 +90,8 @@ class ConversationAdmin(ReadOnly):
         "id",
         "owner",
         "lifecycle",
+        "template",
+        "is_trial",
         "created_at",
         "last_message_at",
         "last_seen",

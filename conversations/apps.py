@@ -2,6 +2,7 @@
 no worker starts without its keys."""
 
 import sys
+from importlib import import_module
 from typing import Any
 
 from celery.exceptions import WorkerShutdown
@@ -19,7 +20,8 @@ class ConversationsConfig(AppConfig):
     name = "conversations"
 
     def ready(self) -> None:
-        """Check the settings on personal data, connect the app's parts, and notice new plans.
+        """Check the settings on personal data, connect the app's parts, offer guarded calls to
+        `prompts`, and notice new plans.
 
         Raises ImproperlyConfigured when a mode or role does not exist.
         """
@@ -30,9 +32,12 @@ class ConversationsConfig(AppConfig):
         from conversations.turn.pii import mask_for_log
         from conversations.turn.plans import kept_plans
         from conversations.turn.privacy import configured_modes
+        from prompts import calling
 
         configured_modes()
         post_migrate.connect(seed_policies, sender=self)
+        # It brings what writes replies, which only the web process needs.
+        calling.register(lambda: import_module("conversations.trials"))
         telemetry.clean_logs_with(mask_for_log)
         fall_back_on(held_key)
         worker_init.connect(_refuse_without_master_keys)

@@ -21,7 +21,7 @@ from uuid_utils.compat import uuid7
 from accounts.models import Role, User
 from conversations.encryption import SealedRow, SealedText, SealKey
 from conversations.keyring import KeyDay
-from prompts.models import PromptVersion
+from prompts.models import PromptTemplate, PromptVersion
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -34,6 +34,7 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
             return self.none()
         return self.filter(
             owner=user,
+            is_trial=False,
             lifecycle__in=[Conversation.Lifecycle.ACTIVE, Conversation.Lifecycle.ARCHIVED],
         )
 
@@ -94,6 +95,20 @@ class Conversation(SealedRow):
         " older.",
     )
     lifecycle = models.CharField(max_length=8, choices=Lifecycle.choices, default=Lifecycle.ACTIVE)
+    template = models.ForeignKey(
+        PromptTemplate,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_index=False,  # templates stay, so nobody asks which conversations point to one
+        help_text="What it began with. Empty: the general assistant.",
+    )
+    is_trial = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="A wording that was tried in the playground; nobody's list has it.",
+    )
     leaf = models.ForeignKey(
         "Message", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )

@@ -18,6 +18,7 @@ from conversations.turn.budget import warning_for
 from conversations.turn.context import branch
 from conversations.turn.policy import releases_by_sentence
 from conversations.turn.privacy import Mode, mode_for
+from prompts.serving import Chosen, templates_for
 
 MESSAGES_AT_ONCE = 40
 CONVERSATIONS_AT_ONCE = 60
@@ -59,6 +60,7 @@ class Page:
     privacy: str = ""
     by_sentence: bool = False
     is_told_held: bool = False
+    templates: Sequence[Chosen] = ()
 
     @property
     def is_open(self) -> bool:
@@ -99,7 +101,7 @@ def empty_page(
     else:
         days = _with_new(conversation, days)
     page = Page(conversation, [], None, Cursor(0, 0), days, older)
-    return _with_what_holds(page, user)
+    return replace(_with_what_holds(page, user), templates=templates_for(user))
 
 
 def page_of(

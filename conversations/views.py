@@ -43,6 +43,8 @@ REFUSAL_STATUS = {
     "limits_away": 503,
     "price_unknown": 503,
     "no_model": 503,
+    "no_prompt": 503,
+    "no_template": 422,
     "policy_broken": 503,
     "policy": 422,
     "personal_data": 422,
@@ -65,6 +67,7 @@ def new_conversation(request: Request) -> HttpResponse:
         "page": page,
         "key": uuid7(),
         "draft": request.GET.get("ask", ""),
+        "chosen": request.GET.get("template", ""),
         "deletion": deletion_of(request.user, deleted) if deleted else None,
     }
     return render(request, "conversations/conversation.html", context)
@@ -130,11 +133,10 @@ async def _begin(
     request: HttpRequest, conversation_id: uuid.UUID, text: str, key: str
 ) -> tuple[Turn, str]:
     """Start the turn and its reply. Raises Refusal and Http404."""
-    user = _asker(request)
     await runner().ready()
     try:
         # Who goes away in this moment must not leave an open reply that nobody writes.
-        starting = db(_start)(conversation_id, user, text, key, _row(), _is_temporary(request))
+        starting = db(_start)(request, conversation_id, text, key, _row())
         return await asyncio.shield(_launched(starting))
     except Conversation.DoesNotExist as error:
         raise Http404 from error
@@ -151,16 +153,17 @@ def _row() -> uuid.UUID:
     return runner().row.pk
 
 
-def _start(  # noqa: PLR0913, PLR0917 - those of start_turn
-    conversation_id: uuid.UUID,
-    user: User,
-    text: str,
-    key: str,
-    runner_id: uuid.UUID,
-    temporary: bool,
+def _start(
+    request: HttpRequest, conversation_id: uuid.UUID, text: str, key: str, runner_id: uuid.UUID
 ) -> tuple[Turn, str]:
     turn = start_turn(
-        conversation_id, by=user, text=text, key=key, runner_id=runner_id, temporary=temporary
+        conversation_id,
+        by=_asker(request),
+        text=text,
+        key=key,
+        runner_id=runner_id,
+        template=request.POST.get("template", ""),
+        temporary=_is_temporary(request),
     )
     # A question that arrived before is on the page already, or comes through the log.
     return turn, fragments.turn_started(turn) if turn.is_new else ""
@@ -249,7 +252,8 @@ def _refused_page(
         page = page_of(stored)
     else:
         page = empty_page(request.user, conversation_id, temporary=_is_temporary(request))
-    context = {"page": page, "key": uuid7(), "draft": text, "refusal": refusal}
+    chosen = request.POST.get("template", "")
+    context = {"page": page, "key": uuid7(), "draft": text, "refusal": refusal, "chosen": chosen}
     return render(request, "conversations/conversation.html", context, status=status)
 
 

@@ -7,24 +7,24 @@ class PromptsConfig(AppConfig):
 
     def ready(self) -> None:
         from audit.changes import watch
+        from prompts.builtin import seed_templates
         from prompts.catalogue import kept_offers
         from prompts.models import LanguageModel, ModelPrice, PromptTemplate, PromptVersion
         from prompts.offering import seed_default_model
-        from prompts.publishing import seed_general_assistant
 
-        post_migrate.connect(seed_general_assistant, sender=self)
+        post_migrate.connect(seed_templates, sender=self)
         post_migrate.connect(seed_default_model, sender=self)
         for sender in (LanguageModel, ModelPrice):
             post_save.connect(kept_offers.forget_when_committed, sender=sender)
             post_delete.connect(kept_offers.forget_when_committed, sender=sender)
-        # Models, prices and budgets have verbs that record what they change.
-        watch(PromptTemplate, fields=("slug", "name", "purpose", "owner", "live_version"))
+        # Models, prices and budgets have verbs that record what they change; so have releases.
+        watch(PromptTemplate, fields=("slug", "name", "purpose", "owner", "roles"))
         watch(
             PromptVersion,
             fields=(
                 *("template", "number", "model", "parameters", "change_note", "author"),
-                *("content_hash", "published_at"),
+                "content_hash",
             ),
-            withheld=("content",),
+            withheld=("content", "variables"),
         )
         m2m_changed.connect(kept_offers.forget_when_committed, sender=LanguageModel.roles.through)

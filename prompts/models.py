@@ -5,12 +5,17 @@ import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
+import rfc8785
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.utils import timezone
 from uuid_utils.compat import uuid7
+
+from accounts.models import User
+from accounts.roles import Permission
 
 # Keys of providers and nothing else: a row must not be able to send out what signs our sessions.
 _names_a_key = RegexValidator(
@@ -155,40 +160,93 @@ class ModelPrice(models.Model):
 
 
 class PromptTemplate(models.Model):
-    """A prompt with a name; `live_version` points at what conversations get."""
+    """A prompt with a name; `live_version` points at what conversations get.
+
+    Which version is live, and whether the template is paused, `prompts.publishing` alone changes.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    slug = models.SlugField(unique=True)
-    name = models.CharField(max_length=120)
-    purpose = models.CharField(max_length=500, blank=True)
+    slug = models.SlugField(unique=True, help_text="How programs and the log name it.")
+    name = models.CharField(max_length=120, help_text="How people choose it.")
+    purpose = models.CharField(max_length=500, blank=True, help_text="What it is for, briefly.")
     owner = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="Who is asked about it.",
+    )
+    roles = ArrayField(
+        models.SlugField(max_length=40),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Who may choose it. Nobody chosen: everybody who may chat.",
     )
     live_version = models.ForeignKey(
         "PromptVersion", on_delete=models.PROTECT, null=True, blank=True, related_name="+"
     )
+    is_paused = models.BooleanField(
+        "paused", default=False, db_default=False, help_text="Not offered to new conversations."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
 
     def __str__(self) -> str:
         return self.name
 
 
+def _person_field(**options: Any) -> "models.ForeignKey[Any, Any]":
+    # What was published never changes, so an account that goes must not change it either.
+    return models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_constraint=False,
+        **options,
+    )
+
+
 class PromptVersion(models.Model):
-    """One wording of a template. What was published does not change any more."""
+    """One wording of a template: a draft until it is published.
+
+    The database refuses to change or remove what was published, and to let a template point at a
+    draft. Written by `prompts.drafting` and `prompts.publishing`.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     template = models.ForeignKey(PromptTemplate, on_delete=models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
     content = models.TextField()
-    model = models.CharField(max_length=200, blank=True, help_text="Empty: the model by default.")
+    variables = models.JSONField(
+        default=list, db_default=[], blank=True, help_text="As `rendering.stored_form` has them."
+    )
+    model = models.CharField(
+        max_length=200, blank=True, help_text="The slug of a model. Empty: the model by default."
+    )
     parameters = models.JSONField(default=dict, blank=True)
     change_note = models.CharField(max_length=500, blank=True)
-    author = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    author = _person_field()
+    contributors = ArrayField(
+        models.UUIDField(),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Everybody who wrote a part of it: none of them may publish it.",
+    )
+    revision = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="How often the draft was saved."
     )
     content_hash = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     published_at = models.DateTimeField(null=True, blank=True)
+    published_by = _person_field()
+    release_note = models.CharField(max_length=300, blank=True, default="", db_default="")
 
     class Meta:
         constraints = [
@@ -200,5 +258,36 @@ class PromptVersion(models.Model):
         return f"{self.template.name} v{self.number}"
 
     def save(self, *args: object, **kwargs: object) -> None:
-        self.content_hash = hashlib.sha256(self.content.encode()).hexdigest()
+        """Store it with its hash."""
+        self.content_hash = hash_of(self.content, self.variables, self.model, self.parameters)
         super().save(*args, **kwargs)  # type: ignore[arg-type]
+
+    @property
+    def label(self) -> str:
+        """The number as people read it."""
+        return f"v{self.number}"
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether it may still change."""
+        return self.published_at is None
+
+    def permits(self, user: User, permission: Permission) -> bool:
+        """Say no to who wrote a part of it and wants to publish it."""
+        return permission != Permission.PUBLISH_PROMPTS or user.pk not in self.contributors
+
+
+def hash_of(
+    content: str, variables: list[dict[str, Any]], model: str, parameters: dict[str, Any]
+) -> str:
+    """Return the SHA-256, in hex, of the canonical JSON (RFC 8785) of all that a reply depends on.
+
+    The names of the members are part of it; two versions that say the same have the same hash.
+    """
+    said: Any = {
+        "content": content,
+        "model": model,
+        "parameters": parameters,
+        "variables": variables,
+    }
+    return hashlib.sha256(rfc8785.dumps(said)).hexdigest()

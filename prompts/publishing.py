@@ -1,55 +1,275 @@
-"""Which version of a prompt is live."""
+"""What editors and publishers do: draft, publish, restore, pause.
 
-import uuid
-from functools import lru_cache
+Editors write drafts, publishers release them, and nobody releases what they wrote a part of. The
+one exception is an emergency: a version that was live before may be restored by one person alone,
+which the log says. Each verb asks for permission, changes and records, together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Max
 from django.utils import timezone
 
-from audit.trail import System, acting_as
-from prompts.models import PromptTemplate, PromptVersion
+from accounts.access import require
+from accounts.models import User
+from accounts.roles import ROLES, Permission
+from audit.trail import record
+from prompts.models import LanguageModel, PromptTemplate, PromptVersion
+from prompts.rendering import Refused, Variable, compiled, declared, stored_form, with_line_feeds
+from prompts.serving import GENERAL_ASSISTANT, known_now
 
-GENERAL_ASSISTANT = "general-assistant"
-_FIRST_WORDING = (
-    "You are a helpful assistant at an organisation. Answer clearly and briefly, in the language"
-    " of the question. Use Markdown where it helps reading. When you don't know something, say so."
-)
-
-
-class NoLiveVersion(Exception):
-    """A template has no published version to answer with."""
+MAX_NOTE_CHARACTERS = 300
 
 
-def live_version(slug: str = GENERAL_ASSISTANT) -> PromptVersion:
-    """Return the version that new replies are told. Raises NoLiveVersion."""
-    named = PromptTemplate.objects.filter(slug=slug).exclude(live_version=None).order_by()
-    for version_id, name in named.values_list("live_version_id", "name"):
-        return _published(version_id, name)
-    raise NoLiveVersion(f"The prompt {slug} has no published version.")
+class NotPossible(ValueError):
+    """What was asked for can't be done now. The message is a sentence for the person."""
 
 
-@lru_cache(maxsize=64)
-def _published(version_id: uuid.UUID, _template_name: str) -> PromptVersion:
-    """Keep published versions at hand: they don't change, but for the name of their template."""
-    return PromptVersion.objects.select_related("template").get(pk=version_id)
+class Conflict(Exception):
+    """Somebody else changed the draft in the meantime; `stored` is how it is now."""
+
+    def __init__(self, stored: PromptVersion) -> None:
+        super().__init__("The draft was changed by somebody else.")
+        self.stored = stored
 
 
-@acting_as(System("catalogue"))
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Everything that an editor writes in a version. `model` is a slug; empty: the default."""
+
+    content: str
+    variables: tuple[Variable, ...] = ()
+    model: str = ""
+    parameters: Mapping[str, float | int] = field(default_factory=dict)
+    change_note: str = ""
+
+    @classmethod
+    def of(cls, version: PromptVersion) -> "Terms":
+        """Return what a version says. Raises Refused for variables that can't be."""
+        return cls(
+            version.content,
+            declared(version.variables),
+            version.model,
+            version.parameters,
+            version.change_note,
+        )
+
+    def rendered(self) -> str:
+        """Return the text as a turn would be told it now.
+
+        Raises Refused, with line and reason, for what no turn could be told.
+        """
+        if not self.content.strip():
+            raise Refused("The template is empty.")
+        _check_parameters(self.parameters)
+        if self.model and not LanguageModel.objects.filter(slug=self.model).exists():
+            raise Refused(f"There is no model {self.model[:50]}.")
+        return compiled(with_line_feeds(self.content), self.variables).render(known_now())
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What a provider can be told about how to choose words: its bounds, and a word about it."""
+
+    least: float
+    most: float
+    says: str
+    is_whole: bool = False
+
+
+# As OpenAI's chat completions have them; servers that speak alike know them too.
+PARAMETERS = {
+    "temperature": Parameter(0, 2, "Low: predictable. High: varied."),
+    "top_p": Parameter(0, 1, "Share of the likeliest words to choose from."),
+    "presence_penalty": Parameter(-2, 2, "High: new subjects sooner."),
+    "frequency_penalty": Parameter(-2, 2, "High: less repetition."),
+    "max_tokens": Parameter(16, 1_000_000, "Longest reply, in tokens.", is_whole=True),
+}
+
+
+def _check_parameters(parameters: Mapping[str, Any]) -> None:
+    for name, value in parameters.items():
+        known = PARAMETERS.get(name)
+        if known is None:
+            raise Refused(f"There is no parameter {name[:40]}; there are {', '.join(PARAMETERS)}.")
+        kinds = (int,) if known.is_whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise Refused(f"{name} has to be a {'whole ' if known.is_whole else ''}number.")
+        if not known.least <= value <= known.most:
+            raise Refused(f"{name} lies between {known.least:,} and {known.most:,}.")
+
+
+# --- templates ---------------------------------------------------------------------------------
+
+
 @transaction.atomic
-def seed_general_assistant(**_signal: Any) -> None:
-    """Make sure that there is a prompt to begin with; runs after each migration."""
-    template, made = PromptTemplate.objects.get_or_create(
-        slug=GENERAL_ASSISTANT,
-        defaults={"name": "General assistant", "purpose": "Everyday questions"},
-    )
-    if not made:
-        return
-    template.live_version = PromptVersion.objects.create(
-        template=template,
-        number=1,
-        content=_FIRST_WORDING,
-        change_note="The first wording, shipped with Parley",
-        published_at=timezone.now(),
-    )
+def save_template(template: PromptTemplate, *, by: User) -> None:
+    """Save a new or changed template: its names, purpose, owner and roles.
+
+    Raises Denied, NotPossible, and ValidationError for names that can't be.
+    """
+    require(by, Permission.EDIT_PROMPTS, template)
+    check_roles(template.slug, template.roles)
+    template.full_clean()
+    template.save()
+
+
+def check_roles(slug: str, roles: Sequence[str]) -> None:
+    """Return if the template with this slug may be for these roles alone. Raises NotPossible."""
+    if slug == GENERAL_ASSISTANT and roles:
+        raise NotPossible(
+            "The general assistant answers whoever chose nothing: it is for everybody."
+        )
+    if unknown := sorted(set(roles) - ROLES.keys()):
+        raise NotPossible(f"There is no role {unknown[0]}.")
+
+
+@transaction.atomic
+def set_paused(template: PromptTemplate, paused: bool, *, by: User, note: str) -> None:
+    """Take a template off offer for new conversations, or put it back.
+
+    Conversations that began with it go on. Raises Denied and NotPossible.
+    """
+    require(by, Permission.PUBLISH_PROMPTS, template)
+    note = _noted(note)
+    locked = _locked(template)
+    if paused and locked.slug == GENERAL_ASSISTANT:
+        raise NotPossible("The general assistant answers whoever chose nothing: it can't pause.")
+    if locked.is_paused == paused:
+        raise NotPossible(f"{locked.name} is {'paused' if paused else 'on offer'} already.")
+    locked.is_paused = paused
+    locked.save(update_fields=["is_paused"])
+    record(by, "prompt.paused" if paused else "prompt.resumed", locked, reason=note)
+
+
+def _locked(template: PromptTemplate) -> PromptTemplate:
+    return PromptTemplate.objects.select_for_update().get(pk=template.pk)
+
+
+def _noted(note: str) -> str:
+    note = note.strip()
+    if not note:
+        raise NotPossible("Say why in the note: it goes to the audit log.")
+    return note[:MAX_NOTE_CHARACTERS]
+
+
+# --- drafts ------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def begin_draft(template: PromptTemplate, terms: Terms, *, by: User) -> PromptVersion:
+    """Store a new draft with the next number. Raises Denied and Refused."""
+    require(by, Permission.EDIT_PROMPTS, template)
+    _locked(template)  # two at once would take the same number
+    highest = template.versions.aggregate(highest=Max("number"))["highest"] or 0
+    draft = PromptVersion(template=template, number=highest + 1, author=by)
+    _write(draft, terms, by)
+    return draft
+
+
+@transaction.atomic
+def save_draft(draft: PromptVersion, terms: Terms, *, revision: int, by: User) -> PromptVersion:
+    """Store what an editor wrote who had `revision` before them; return the draft as it is now.
+
+    Raises Denied, Refused, NotPossible when it was published meanwhile, and Conflict when somebody
+    else saved it meanwhile.
+    """
+    require(by, Permission.EDIT_PROMPTS, draft)
+    stored = _locked_version(draft)
+    if not stored.is_draft:
+        raise NotPossible(f"v{stored.number} was published meanwhile, and stays as it is.")
+    if stored.revision != revision:
+        raise Conflict(stored)
+    _write(stored, terms, by)
+    return stored
+
+
+def _write(draft: PromptVersion, terms: Terms, by: User) -> None:
+    terms.rendered()
+    draft.content = with_line_feeds(terms.content)
+    draft.variables = stored_form(terms.variables)
+    draft.model, draft.parameters = terms.model, dict(terms.parameters)
+    draft.change_note = terms.change_note
+    draft.contributors = sorted({*draft.contributors, by.pk})
+    draft.revision += 1
+    draft.save()
+
+
+def _locked_version(version: PromptVersion) -> PromptVersion:
+    versions = PromptVersion.objects.select_related("template")
+    return versions.select_for_update(of=("self",)).get(pk=version.pk)
+
+
+# --- releases ----------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def publish(draft: PromptVersion, *, content_hash: str, note: str, by: User) -> PromptVersion:
+    """Make a draft immutable and live, as it was when its `content_hash` was read.
+
+    Raises Denied for who wrote a part of it, Refused, NotPossible, and Conflict when the draft was
+    changed after it was read.
+    """
+    require(by, Permission.PUBLISH_PROMPTS)
+    note = _noted(note)
+    template = _locked(draft.template)
+    stored = _locked_version(draft)
+    require(by, Permission.PUBLISH_PROMPTS, stored)
+    if not stored.is_draft:
+        raise NotPossible(f"v{stored.number} is published already.")
+    if stored.content_hash != content_hash:
+        raise Conflict(stored)
+    Terms.of(stored).rendered()
+    stored.published_at, stored.published_by, stored.release_note = timezone.now(), by, note
+    stored.save(update_fields=["published_at", "published_by", "release_note"])
+    _make_live(template, stored, "prompt.published", by=by, note=note)
+    return stored
+
+
+@transaction.atomic
+def restore(
+    version: PromptVersion, *, note: str, by: User, is_emergency: bool = False
+) -> PromptVersion:
+    """Make a version live again that was live before.
+
+    Who wrote a part of it may do so in an emergency alone, and the log says that it was one.
+    Raises Denied and NotPossible.
+    """
+    require(by, Permission.PUBLISH_PROMPTS, None if is_emergency else version)
+    note = _noted(note)
+    template = _locked(version.template)
+    stored = _locked_version(version)
+    if stored.is_draft:
+        raise NotPossible(f"v{stored.number} was never live: it has to be published.")
+    if template.live_version_id == stored.pk:
+        raise NotPossible(f"v{stored.number} is live already.")
+    _make_live(template, stored, "prompt.restored", by=by, note=note, emergency=is_emergency)
+    return stored
+
+
+def _make_live(
+    template: PromptTemplate,
+    version: PromptVersion,
+    event: str,
+    *,
+    by: User,
+    note: str,
+    **more: Any,
+) -> None:
+    before = template.live_version_id
+    template.live_version = version
     template.save(update_fields=["live_version"])
+    record(
+        by,
+        event,
+        template,
+        reason=note,
+        version=str(version.pk),
+        number=version.number,
+        content_hash=version.content_hash,
+        before=str(before or ""),
+        **more,
+    )

@@ -277,17 +277,19 @@ def _flush(self: TransactionTestCase) -> None:
     the triggers off for that moment, and the application's role is not the owner.
     """
     from conversations.retention import seed_policies
+    from prompts.builtin import seed_templates
     from prompts.offering import seed_default_model
-    from prompts.publishing import seed_general_assistant
 
     tables = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
     names = ", ".join(f'"{name}"' for name in sorted(tables - KEPT_TABLES))
-    off = [f"ALTER TABLE {table} DISABLE TRIGGER {t}" for table, (_, t) in TRIGGERS.items()]
-    on = [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {t}" for table, (_, t) in TRIGGERS.items()]
+    triggers = {table: trigger for table, (_, trigger) in TRIGGERS.items()}
+    triggers["prompts_promptversion"] = "prompts_promptversion_is_never_emptied"
+    off = [f"ALTER TABLE {table} DISABLE TRIGGER {t}" for table, t in triggers.items()]
+    on = [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {t}" for table, t in triggers.items()]
     _execute_alone(";".join([*off, f"TRUNCATE {names} CASCADE", *on]))
     seed_roles()
     seed_policies()
-    seed_general_assistant()
+    seed_templates()
     seed_default_model()
 
 

@@ -139,6 +139,12 @@ _OWN = (
         "Nothing was stored. An administrator decides which models are on offer to whom.",
     ),
     Kind(
+        "no_prompt",
+        503,
+        "There is no published prompt to answer with.",
+        "Nothing was stored. A prompt publisher has to publish one.",
+    ),
+    Kind(
         "policy_broken",
         503,
         "A rule of the organisation can't be applied.",

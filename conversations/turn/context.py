@@ -29,7 +29,8 @@ class Told:
     earlier: Sequence[Message]
 
 
-def told_for(
+def told_for(  # noqa: PLR0913, PLR0917 - all that a turn has by then
+    prompt: str,
     reply: Message,
     question: Message,
     offer: Offer,
@@ -38,13 +39,12 @@ def told_for(
 ) -> Told:
     """Return what asks `offer` for this reply to `question`, the row of neither need be stored.
 
-    Everything but the prompt goes through `guard`, oldest first.
+    Everything but `prompt` goes through `guard`, oldest first.
     Whole turns are left out, oldest first, until the rest fits the model's window beside the reply.
     Raises Refusal when the question alone does not. One query; none in a new conversation, or where
     `kept` holds the branch.
     """
-    assert reply.prompt_version is not None, "a reply has a prompt version"
-    system: list[ChatMessage] = [{"role": "system", "content": reply.prompt_version.content}]
+    system: list[ChatMessage] = [{"role": "system", "content": prompt}]
     earlier = _earlier(reply.conversation, question, kept)
     turns = _turns(earlier, guard)
     asked: list[ChatMessage] = [{"role": "user", "content": guard.hidden(question)}]

@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
 
@@ -25,7 +26,16 @@ from conversations.turn.screening import Sanitised, sanitised
 from conversations.turn.working_context import WorkingContext, recalled
 from prompts.catalogue import NotOffered, Offer, offer_for
 from prompts.provider import ChatMessage
-from prompts.publishing import live_version
+from prompts.serving import (
+    Chosen,
+    NoLiveVersion,
+    NotOnOffer,
+    Wording,
+    choose,
+    chosen_before,
+    wording_again,
+    wording_for,
+)
 
 MAX_KEY_CHARACTERS = 64
 
@@ -101,12 +111,14 @@ def start_turn(  # noqa: PLR0913 - each named where it is called
     key: str,
     runner_id: uuid.UUID,
     program: Program | None = None,
+    template: str = "",
     temporary: bool = False,
 ) -> Turn:
     """Store the question and an empty reply that `runner_id` is to write.
 
-    A conversation that does not exist yet begins here, a `temporary` one if that is wanted. The
-    same `key` again returns the turn that it made. Raises Refusal, `Denied`, and
+    A conversation that does not exist yet begins here, with the `template` of this slug, and as a
+    `temporary` one if that is wanted. The same `key` again returns the turn that it made. Raises
+    Refusal, `Denied`, and
     Conversation.DoesNotExist for somebody else's.
     """
     require(by, "conversations.chat")
@@ -115,9 +127,8 @@ def start_turn(  # noqa: PLR0913 - each named where it is called
     try:
         # A collision undoes all of it: a savepoint would cost every turn two statements.
         with transaction.atomic():
-            return _started(
-                conversation_id, by, text, key, runner_id, program, kept, temporary=temporary
-            )
+            beginning = _Beginning(template, temporary)
+            return _started(conversation_id, by, text, key, runner_id, program, kept, beginning)
     except _Collision:
         return _standing_turn(Conversation.objects.visible_to(by).get(pk=conversation_id), key)
 
@@ -130,15 +141,14 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
     runner_id: uuid.UUID,
     program: Program | None,
     kept: WorkingContext | None,
-    *,
-    temporary: bool,
+    beginning: "_Beginning",
 ) -> Turn:
     said = checked_question(text)
-    conversation = _locked(conversation_id, by, temporary=temporary)
+    conversation, chosen = _locked(conversation_id, by, beginning)
     conversation.owner = by  # the same, and come with their roles
     if program and conversation.leaf_id is None:
         _store_history(conversation, program.history)
-    version = live_version()
+    wording = _wording(conversation, chosen)
     question = Message(
         conversation=conversation,
         parent_id=conversation.leaf_id,
@@ -152,32 +162,31 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
         parent=question,
         role=Message.Role.ASSISTANT,
         state=Message.State.STREAMING,
-        prompt_version=version,
+        prompt_version=wording.version,
         arm=Message.Arm.PRODUCTION,
     )
     guard = Guard.of(conversation, by)
     guard.admit(said.text, conversation, by=by, turn=reply.pk)
-    slug = (program.model if program else "") or version.model
-    offer, told = _asked_of(by, question, reply, guard, slug, kept)
-    _claim(conversation, reply, runner_id)
+    if program and program.model:
+        wording = replace(wording, model=program.model)
+    offer, told = asked_of(by, question, reply, guard, wording, kept)
+    claim_run(conversation, reply, runner_id)
     try:
         Message.objects.bulk_create([question, reply])
     except IntegrityError as error:
         raise _Collision from error
-    _save_conversation(conversation, reply)
+    save_leaf(conversation, reply)
     record(
         by,
         "turn.started",
         conversation,
         turn=reply.pk,
         reply=str(reply.pk),
-        prompt=str(version.pk),
+        prompt=str(wording.version.pk) if wording.version else "",
         question_digest=content_digest(said.text, question.seal_key()),
     )
     asked_for = program.parameters if program else {}
-    parameters = {name: value for name, value in asked_for.items() if name != "max_tokens"}
-    max_tokens = reserved(by, reply, offer, told.tokens, at_most=asked_for.get("max_tokens"))
-    call = Call(offer, told.messages, max_tokens, guard, parameters, told.earlier)
+    call = call_for(by, reply, offer, told, guard, wording, asked_for)
     return Turn(conversation, question, reply, call, said.sentence)
 
 
@@ -220,17 +229,16 @@ def _continued(
     reply.cursor = 0
     conversation.owner = by  # the same, and come with their roles
     guard = Guard.of(conversation, by)
-    slug = reply.prompt_version.model if reply.prompt_version else ""
-    offer, told = _asked_of(by, _question_of(reply), reply, guard, slug, kept)
+    wording = _wording_again(reply, conversation)
+    offer, told = asked_of(by, _question_of(reply), reply, guard, wording, kept)
     title_is_made = reply.runner_id is not None
-    _claim(conversation, reply, runner_id)
+    claim_run(conversation, reply, runner_id)
     reply.save()
-    _save_conversation(conversation, reply)
+    save_leaf(conversation, reply)
     record(by, "turn.continued", conversation, turn=reply.pk, reply=str(reply.pk))
     if title_is_made:  # what is held for it gives way
         settle_title(reply, None, now=datetime.now(UTC))
-    max_tokens = reserved(by, reply, offer, told.tokens)
-    call = Call(offer, told.messages, max_tokens, guard, earlier=told.earlier)
+    call = call_for(by, reply, offer, told, guard, wording)
     return Turn(conversation, _question_of(reply), reply, call)
 
 
@@ -263,21 +271,68 @@ def can_continue(reply: Message) -> bool:
     return reply.shown_content is not None
 
 
-def _locked(conversation_id: uuid.UUID, by: User, *, temporary: bool) -> Conversation:
-    """Return the conversation with its row locked; it begins here if nobody has it."""
+class _Beginning(NamedTuple):
+    """What was chosen for a conversation, should it begin with this question."""
+
+    template: str
+    temporary: bool
+
+
+def _locked(
+    conversation_id: uuid.UUID, by: User, beginning: _Beginning
+) -> tuple[Conversation, Chosen | None]:
+    """Return the conversation with its row locked; it begins here if nobody has it, and then with
+    the template that was chosen."""
     mine = Conversation.objects.visible_to(by).select_for_update()
     for conversation in mine.filter(pk=conversation_id):
         _refuse_archived(conversation)
-        return conversation
+        return conversation, None
+    chosen = _chosen(by, beginning.template)
     made = Conversation(
-        pk=conversation_id, owner=by, retention_class=class_for(by, temporary=temporary)
+        pk=conversation_id,
+        owner=by,
+        template_id=chosen.id,
+        retention_class=class_for(by, temporary=beginning.temporary),
     )
     # Two first messages at once: the second waits here for the first, and then finds its row.
     Conversation.objects.bulk_create([made], ignore_conflicts=True)
     conversation = mine.get(pk=conversation_id)
     if conversation.fence == 0:
         record(by, "conversation.created", conversation)
-    return conversation
+    return conversation, chosen if chosen.id == conversation.template_id else None
+
+
+def _chosen(by: User, template: str) -> Chosen:
+    try:
+        return choose(by, template)
+    except NotOnOffer as error:
+        raise Refusal(
+            "no_template",
+            "This template is not on offer for you.",
+            "Nothing was sent. Choose another one beside your message.",
+        ) from error
+
+
+def _wording(conversation: Conversation, chosen: Chosen | None) -> Wording:
+    try:
+        return wording_for(chosen or chosen_before(conversation.template_id))
+    except NoLiveVersion as error:
+        raise _no_prompt() from error
+
+
+def _wording_again(reply: Message, conversation: Conversation) -> Wording:
+    try:
+        return wording_again(reply.prompt_version, conversation.template_id)
+    except NoLiveVersion as error:
+        raise _no_prompt() from error
+
+
+def _no_prompt() -> Refusal:
+    return Refusal(
+        "no_prompt",
+        "There is no published prompt to answer with.",
+        "Nothing was sent. A prompt publisher has to publish one.",
+    )
 
 
 def _refuse_archived(conversation: Conversation) -> None:
@@ -320,17 +375,17 @@ def _standing_turn(conversation: Conversation, key: str) -> Turn:
     )
 
 
-def _asked_of(  # noqa: PLR0913, PLR0917 - all that a turn has by then
+def asked_of(  # noqa: PLR0913, PLR0917 - all that a turn has by then
     by: User,
     question: Message,
     reply: Message,
     guard: Guard,
-    slug: str,
-    kept: WorkingContext | None,
+    wording: Wording,
+    kept: WorkingContext | None = None,
 ) -> tuple[Offer, Told]:
     """Choose who is to answer and what they are told. Raises Refusal."""
     try:
-        offer = offer_for(by, slug)
+        offer = offer_for(by, wording.model)
     except NotOffered as error:
         raise Refusal(
             "no_model",
@@ -340,10 +395,29 @@ def _asked_of(  # noqa: PLR0913, PLR0917 - all that a turn has by then
     # Nobody could say what a reply of a model without a price costs.
     priced = tuple(each for each in offer.fallbacks if each.price)
     offer = replace(offer, fallbacks=priced)
-    told = told_for(reply, question, offer, guard, kept)
+    told = told_for(wording.text, reply, question, offer, guard, kept)
     reply.model, reply.asked_model = offer.remote_name, ""
     reply.turns_left_out = told.turns_left_out
     return offer, told
+
+
+def call_for(  # noqa: PLR0913, PLR0917 - what a call is made of
+    by: User,
+    reply: Message,
+    offer: Offer,
+    told: Told,
+    guard: Guard,
+    wording: Wording,
+    asked_for: Mapping[str, Any] = MappingProxyType({}),
+) -> Call:
+    """Reserve what the reply may cost, and return the call. What a program asks for comes first;
+    of two limits of the reply the lower holds. Raises Refusal."""
+    parameters = {**wording.parameters, **asked_for}
+    limits = [each.get("max_tokens") for each in (wording.parameters, asked_for)]
+    parameters.pop("max_tokens", None)
+    at_most = min((limit for limit in limits if limit), default=None)
+    max_tokens = reserved(by, reply, offer, told.tokens, at_most=at_most)
+    return Call(offer, told.messages, max_tokens, guard, parameters, told.earlier)
 
 
 def reserved(
@@ -365,14 +439,14 @@ def reserved(
     return granted.max_tokens
 
 
-def _claim(conversation: Conversation, reply: Message, runner_id: uuid.UUID) -> None:
+def claim_run(conversation: Conversation, reply: Message, runner_id: uuid.UUID) -> None:
     """Give the reply a new run: a higher fence than any before, and its runner."""
     conversation.fence += 1
     reply.fence = conversation.fence
     reply.runner_id = runner_id
 
 
-def _save_conversation(conversation: Conversation, reply: Message) -> None:
+def save_leaf(conversation: Conversation, reply: Message) -> None:
     conversation.leaf = reply
     conversation.last_message_at = conversation.last_seen = datetime.now(UTC)
     names = ("leaf", "fence", "last_message_at", "last_seen")

@@ -22,7 +22,10 @@ from audit.sealing import seal
 from audit.trail import acting_as, record
 from conversations import purge
 from conversations.models import Conversation, Message, PurgeRun
-from prompts.publishing import live_version
+from prompts.models import PromptVersion
+from prompts.publishing import Terms, begin_draft
+from prompts.rendering import Kind, Variable
+from prompts.serving import live_version
 from tests.audit.conftest import SEED, behind_the_triggers
 from tests.browser.chat import Chat
 from tests.conftest import LiveServer, chromium_path
@@ -147,6 +150,24 @@ def everything(olive: User) -> Conversation:
     conversation.leaf, conversation.fence = told, told.fence
     conversation.save()
     return conversation
+
+
+@pytest.fixture
+def publisher(live: LiveServer, make_user) -> User:
+    return make_user("mei", "prompt_publisher")
+
+
+@pytest.fixture
+def prompt_draft(live: LiveServer, make_user) -> PromptVersion:
+    """What an editor is writing: words changed, lines gone and new, a variable, a parameter."""
+    iris = make_user("iris", "prompt_editor")
+    first = live_version("support-agent")
+    content = first.content.replace("politely and briefly", "kindly, in short sentences")
+    lines = [line for line in content.split("\n") if "password" not in line]
+    variables = (*Terms.of(first).variables, Variable("formal", Kind.FLAG, False, True))
+    terms = Terms("\n".join([*lines, "Sign as the team.", ""]), variables, "", {"temperature": 0.2})
+    with acting_as(iris):
+        return begin_draft(first.template, terms, by=iris)
 
 
 @pytest.fixture

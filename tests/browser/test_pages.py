@@ -16,7 +16,8 @@ from benchmarks.provider_simulator import sim
 from conversations import holds
 from conversations.break_glass import Asked, ask, end
 from conversations.models import Conversation, Erasure, PersonExport, PurgeRun
-from prompts.models import PromptTemplate
+from prompts.models import PromptVersion
+from prompts.serving import live_version
 from tests.browser.chat import Chat
 
 pytestmark = pytest.mark.browser
@@ -38,6 +39,8 @@ def visits(
     sealed_log: list[int],
     exports: list[Export],
     purges: list[PurgeRun],
+    prompt_draft: PromptVersion,
+    publisher: User,
     settings,
 ) -> Visits:
     """Go through all kinds of pages, each as somebody who sees it."""
@@ -74,6 +77,19 @@ def visits(
             *(reverse("admin:accounts_user_add"), reverse(admin("accounts_apitoken"))),
             *(reverse("admin:conversations_erasure_add"), reverse(admin("conversations_erasure"))),
         ],
+        prompt_draft.author: [
+            reverse(admin("prompts_prompttemplate")),
+            reverse("admin:prompts_prompttemplate_add"),
+            reverse("admin:prompts_prompttemplate_change", args=[prompt_draft.template_id]),
+            reverse("admin:prompts_prompttemplate_settings", args=[prompt_draft.template_id]),
+            reverse("admin:prompts_promptversion_change", args=[prompt_draft.pk]),
+        ],
+        publisher: [
+            reverse("admin:prompts_prompttemplate_change", args=[prompt_draft.template_id]),
+            reverse("admin:prompts_prompttemplate_pause", args=[prompt_draft.template_id]),
+            reverse("admin:prompts_promptversion_publish", args=[prompt_draft.pk]),
+            reverse("admin:prompts_promptversion_restore", args=[live_version("support-agent").pk]),
+        ],
         ravi: [
             *(reverse("admin:index"), reverse(admin("audit_entry"))),
             f"{reverse(admin('audit_entry'))}?group=Sign-in&actor_kind=user&role=member&target=x",
@@ -101,7 +117,8 @@ def visits(
             reverse("admin:conversations_retentionpolicy_change", args=[1]),
             *(reverse("admin:conversations_purgerun_change", args=[run.pk]) for run in purges),
             reverse(admin("prompts_prompttemplate")),
-            reverse("admin:prompts_prompttemplate_change", args=[PromptTemplate.objects.get().pk]),
+            reverse("admin:prompts_prompttemplate_change", args=[prompt_draft.template_id]),
+            reverse("admin:prompts_promptversion_change", args=[prompt_draft.pk]),
         ],
     }
 

@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 from accounts.models import User
 from benchmarks.provider_simulator import sim
 from conversations.models import Conversation, Message
-from prompts.publishing import live_version
+from prompts.serving import live_version
 from tests.browser.chat import Chat
 
 pytestmark = pytest.mark.browser

@@ -98,7 +98,7 @@ def test_the_provider_is_told_the_prompt_and_the_branch(finished, begin):
 def test_a_continued_reply_tells_its_text_so_far(begin):
     turn = begin("Tell me")
     turn.reply.content = "Once upon"
-    assert told_for(turn.reply, turn.question, OFFER, unguarded()).messages[-2:] == [
+    assert told_for("Be kind.", turn.reply, turn.question, OFFER, unguarded()).messages[-2:] == [
         {"role": "assistant", "content": "Once upon"},
         {"role": "user", "content": CONTINUE},
     ]
@@ -110,7 +110,7 @@ def test_telling_the_history_costs_one_query(finished, begin, django_assert_num_
         turn.conversation.refresh_from_db()
         turn = finished(f"Q{number}", conversation=turn.conversation)
     with django_assert_num_queries(1):
-        told_for(turn.reply, turn.question, OFFER, unguarded())
+        told_for("Be kind.", turn.reply, turn.question, OFFER, unguarded())
 
 
 def test_the_oldest_turns_are_left_out_when_the_window_is_full(finished, begin):
@@ -120,7 +120,9 @@ def test_the_oldest_turns_are_left_out_when_the_window_is_full(finished, begin):
         turn = finished(f"Q{number}", reply="word " * 300, conversation=turn.conversation)
     turn.conversation.refresh_from_db()
     last = begin("And now?", turn.conversation)
-    told = told_for(last.reply, last.question, replace(OFFER, context_window=2_300), unguarded())
+    told = told_for(
+        "Be kind.", last.reply, last.question, replace(OFFER, context_window=2_300), unguarded()
+    )
     assert [m["content"][:2] for m in told.messages[1:]] == ["Q1", "wo", "Q2", "wo", "An"]
     assert (told.turns_left_out, told.tokens <= 1_300) == (2, True)
     assert last.reply.turns_left_out == 0
@@ -129,7 +131,9 @@ def test_the_oldest_turns_are_left_out_when_the_window_is_full(finished, begin):
 def test_a_question_that_does_not_fit_the_window_is_refused(begin):
     turn = begin("word " * 1_000)
     with pytest.raises(Refusal, match="too_long"):
-        told_for(turn.reply, turn.question, replace(OFFER, context_window=1_000), unguarded())
+        told_for(
+            "Be kind.", turn.reply, turn.question, replace(OFFER, context_window=1_000), unguarded()
+        )
 
 
 @pytest.mark.parametrize(

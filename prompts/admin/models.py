@@ -1,4 +1,4 @@
-"""Models on offer with their prices, to define; prompts and their versions, to read."""
+"""Models on offer with their prices, to define."""
 
 from datetime import timedelta
 from typing import Any
@@ -9,9 +9,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from accounts.admin import DiscreetAdmin, HistoryInline
+from accounts.admin import DiscreetAdmin
 from accounts.models import Role
-from prompts.models import LanguageModel, ModelPrice, PromptTemplate, PromptVersion
+from prompts.models import LanguageModel, ModelPrice
 from prompts.offering import define_model, set_price
 from prompts.price_list import name_to_price
 
@@ -117,31 +117,3 @@ class ModelPriceAdmin(DiscreetAdmin):
     def save_model(self, request: Any, obj: ModelPrice, form: ModelPriceForm, change: bool) -> None:
         """Add it by the verb, which checks and records."""
         set_price(obj, by=request.user)
-
-
-class VersionInline(HistoryInline):
-    """All versions of a template, newest first."""
-
-    model = PromptVersion
-    fields = ("number", "content", "change_note", "author", "published_at")
-    readonly_fields = fields
-
-
-@admin.register(PromptTemplate)
-class PromptTemplateAdmin(DiscreetAdmin):
-    """What the AI is told, and which version is live."""
-
-    list_display = ("name", "slug", "live_version", "purpose")
-    list_select_related = ("live_version__template",)
-    fields = ("name", "slug", "purpose", "owner", "live_version")
-    inlines = (VersionInline,)
-    actions = None
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False

@@ -1,0 +1,208 @@
+"""What the AI is told in a turn: the live version of the conversation's template, rendered.
+
+    chosen = choose(user, "summariser")         for a conversation that begins; raises NotOnOffer
+    chosen = chosen_before(template_id)         for one that goes on
+    wording = wording_for(chosen)
+
+One query for the choice, so that what was published, paused or restored holds in every process from
+the next turn on; versions are kept in memory, because published ones never change. Where the live
+version is missing or can't be rendered, that is reported, and the last good one serves.
+"""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import structlog
+from django.db import connection
+
+from accounts.access import System
+from accounts.models import User
+from audit.trail import record_sparingly
+from prompts.models import PromptVersion
+from prompts.rendering import Refused, compiled, declared
+
+logger = structlog.get_logger(__name__)
+
+GENERAL_ASSISTANT = "general-assistant"
+"""The template of conversations for which none was chosen: for everybody, and never paused."""
+
+
+MOST_TRIED = 5
+
+
+class NoLiveVersion(Exception):
+    """There is no published version at all to answer with."""
+
+
+class NotOnOffer(LookupError):
+    """There is no such template for this person."""
+
+
+class Chosen(NamedTuple):
+    """A template as a turn needs it: a row without its texts."""
+
+    id: uuid.UUID
+    slug: str
+    name: str
+    purpose: str
+    roles: list[str]
+    is_paused: bool
+    live_version_id: uuid.UUID | None
+
+    def is_for(self, user: User) -> bool:
+        """Whether this person may begin a conversation with it."""
+        if self.slug == GENERAL_ASSISTANT:
+            return True
+        if self.is_paused or self.live_version_id is None:
+            return False
+        return not self.roles or not user.roles.isdisjoint(self.roles)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What is told, by which version, to which model (a slug; empty: the default), and how.
+
+    `parameters` go to the provider; `max_tokens` among them only ever lowers what a reply may have.
+    `is_fallback`: another version than the live one serves. A text that is tried has no version.
+    """
+
+    text: str
+    version: PromptVersion | None = None
+    model: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    is_fallback: bool = False
+
+
+def templates_for(user: User) -> list[Chosen]:
+    """Return what this person may begin a conversation with, the general assistant first.
+
+    One query.
+    """
+    found = [row for row in _rows() if row.is_for(user)]
+    return sorted(found, key=lambda row: (row.slug != GENERAL_ASSISTANT, row.name.lower()))
+
+
+def choose(user: User, slug: str = "") -> Chosen:
+    """Return the template that this person chose; the general assistant without a choice.
+
+    Raises NotOnOffer. One query.
+    """
+    for row in _rows(slug=slug or GENERAL_ASSISTANT):
+        if row.is_for(user):
+            return row
+    raise NotOnOffer(slug)
+
+
+def chosen_before(template_id: uuid.UUID | None) -> Chosen:
+    """Return the template that a conversation began with, whoever may choose it by now.
+
+    Raises NoLiveVersion. One query.
+    """
+    found = _rows(id=template_id) if template_id else _rows(slug=GENERAL_ASSISTANT)
+    for row in found:
+        return row
+    raise NoLiveVersion("The template is gone.")
+
+
+def wording_for(chosen: Chosen) -> Wording:
+    """Return what a turn is told. Raises NoLiveVersion.
+
+    No query, but for the first turn with a version in this process.
+    """
+    for version_id, name, is_fallback in _candidates(chosen):
+        try:
+            return _worded(published(version_id, name), is_fallback=is_fallback)
+        except (PromptVersion.DoesNotExist, Refused) as error:
+            _report(chosen, type(error).__name__)
+    raise NoLiveVersion(f"The template {chosen.slug} has no version that can serve.")
+
+
+def wording_again(version: PromptVersion | None, template_id: uuid.UUID | None) -> Wording:
+    """Return what a reply that goes on was told; the live version's where that is gone."""
+    if version:
+        try:
+            return _worded(version, is_fallback=False)
+        except Refused as error:
+            _report(chosen_before(template_id), type(error).__name__)
+    return wording_for(chosen_before(template_id))
+
+
+def live_version(slug: str = GENERAL_ASSISTANT) -> PromptVersion:
+    """Return the version that new replies are told. Raises NoLiveVersion."""
+    for row in _rows(slug=slug):
+        if row.live_version_id:
+            return published(row.live_version_id, row.name)
+    raise NoLiveVersion(f"The template {slug} has no live version.")
+
+
+def known_now() -> dict[str, str]:
+    """Return the values of `rendering.KNOWN` at this moment, by UTC."""
+    now = datetime.now(UTC)
+    return {"today": f"{now.day} {now:%B} {now.year}", "weekday": f"{now:%A}"}
+
+
+def rendered(version: PromptVersion) -> str:
+    """Return the text of a version as a turn is told it now. Raises Refused."""
+    return compiled(version.content, declared(version.variables)).render(known_now())
+
+
+def _worded(version: PromptVersion, *, is_fallback: bool) -> Wording:
+    return Wording(rendered(version), version, version.model, version.parameters, is_fallback)
+
+
+@lru_cache(maxsize=512)
+def published(version_id: uuid.UUID, _template_name: str) -> PromptVersion:
+    """Keep published versions at hand: they don't change, but for the name of their template."""
+    return PromptVersion.objects.select_related("template").get(
+        pk=version_id, published_at__isnull=False
+    )
+
+
+def _candidates(chosen: Chosen) -> Iterator[tuple[uuid.UUID, str, bool]]:
+    """Yield the live version, then the newest published ones, last the general assistant's."""
+    if chosen.live_version_id:
+        yield chosen.live_version_id, chosen.name, False
+    else:
+        _report(chosen, "no live version")
+    good = PromptVersion.objects.filter(template=chosen.id, published_at__isnull=False)
+    if chosen.live_version_id:
+        good = good.exclude(pk=chosen.live_version_id)
+    good = good.order_by("-published_at")
+    for version_id in good.values_list("pk", flat=True)[:MOST_TRIED]:
+        yield version_id, chosen.name, True
+    if chosen.slug == GENERAL_ASSISTANT:
+        return
+    for general in _rows(slug=GENERAL_ASSISTANT):
+        for version_id, name, _ in _candidates(general):
+            yield version_id, name, True
+
+
+# Written out: each turn asks, and through Django's models that costs this process several times
+# what it costs the database.
+_ROWS = f"""
+    SELECT {", ".join(Chosen._fields)} FROM prompts_prompttemplate
+    WHERE (%(id)s::uuid IS NULL OR id = %(id)s) AND (%(slug)s::text IS NULL OR slug = %(slug)s)
+"""  # noqa: S608 - our own names
+
+
+def _rows(*, id: uuid.UUID | None = None, slug: str | None = None) -> list[Chosen]:  # noqa: A002
+    with connection.cursor() as cursor:
+        cursor.execute(_ROWS, {"id": id, "slug": slug})
+        return [Chosen(*row) for row in cursor.fetchall()]
+
+
+def _report(chosen: Chosen, reason: str) -> None:
+    """Say that the live version can't serve: in the logs, and once a minute in the audit log."""
+    logger.error("prompt_unavailable", template=chosen.slug, reason=reason)
+    record_sparingly(
+        System("prompts"),
+        "prompt.unavailable",
+        ("prompts.prompttemplate", str(chosen.id)),
+        outcome="failed",
+        reason=reason,
+        each=str(chosen.id),
+    )
