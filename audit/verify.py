@@ -127,6 +127,21 @@ class CompactRange:
         """Add the hash of the next leaf."""
         self.append_subtree(0, leaf)
 
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """Add the hashes of the next leaves: level by level, as fast as hashing is."""
+        level, nodes = 0, list(leaves)
+        pending: list[tuple[int, bytes]] = []
+        while nodes:
+            if (self.size >> level) & 1:
+                self.append_subtree(level, nodes.pop(0))
+            if len(nodes) % 2:
+                pending.append((level, nodes.pop()))
+            pairs = iter(nodes)
+            nodes = [node_hash(left, right) for left, right in zip(pairs, pairs, strict=True)]
+            level += 1
+        for level, node in reversed(pending):
+            self.append_subtree(level, node)
+
     def append_subtree(self, level: int, node: bytes) -> None:
         """Add the hash of the complete subtree of the next 2^level leaves.
 

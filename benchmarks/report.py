@@ -4,10 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BEGIN, END = (
-    "<!-- figures: written by `python -m benchmarks --write` -->",
-    "<!-- end of figures -->",
-)
+END = "<!-- end of figures -->"
 
 
 @dataclass(slots=True)
@@ -45,12 +42,15 @@ def number(value: float, digits: int = 1) -> str:
     return "–" if value != value else f"{value:,.{digits}f}"  # noqa: PLR0124 - NaN
 
 
-def write(path: Path, tables: Iterable[Table], head: str) -> None:
-    """Put the tables between the marks of the document; what stands around them is kept."""
+def write(
+    path: Path, tables: Iterable[Table], head: str, *, command: str = "python -m benchmarks"
+) -> None:
+    """Put the tables between a command's marks in the document; what stands around them is kept."""
+    begin = f"<!-- figures: written by `{command} --write` -->"
     text = (
-        path.read_text(encoding="utf-8") if path.exists() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
+        path.read_text(encoding="utf-8") if path.exists() else f"# Benchmarks\n\n{begin}\n{END}\n"
     )
-    before, _, rest = text.partition(BEGIN)
+    before, _, rest = text.partition(begin)
     after = rest.partition(END)[2]
     body = "\n".join(table.as_markdown() for table in tables)
-    path.write_text(f"{before}{BEGIN}\n\n{head}\n\n{body}\n{END}{after}", encoding="utf-8")
+    path.write_text(f"{before}{begin}\n\n{head}\n\n{body}\n{END}{after}", encoding="utf-8")

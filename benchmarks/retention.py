@@ -2,6 +2,7 @@
 
 python -m benchmarks.retention                    a million messages, about five minutes
 python -m benchmarks.retention --messages 50000   fewer
+python -m benchmarks.retention --write            into docs/retention.md as well
 
 The same rows are deleted twice: by plain statements, as the fastest that can be asked for, and by
 `manage.py purge` in a process of its own, while people ask as they did when nothing else ran.
@@ -17,6 +18,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import aiohttp
 import psycopg
@@ -27,10 +29,11 @@ from benchmarks.installation import Installation, installation
 from benchmarks.people import make_people, make_tokens, use_installation
 from benchmarks.processes import machine
 from benchmarks.provider_simulator import sim
-from benchmarks.report import Table, number
+from benchmarks.report import Table, number, write
 from benchmarks.streams import say
 from chatbot.local.environment import ROOT
 
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs/retention.md"
 MESSAGES, MESSAGES_EACH = 1_000_000, 20
 USERS, PAUSE_SECONDS = 8, 0.5
 IDLE_SECONDS = 30.0
@@ -68,14 +71,17 @@ FROM conversations_message AS said WHERE said.conversation_id = talk.id
     AND talk.created_at < now() - interval '31 days' AND said.fence = %(each)s / 2;
 INSERT INTO conversations_budgetwindow
     (scope, subject, starts_at, ends_at, spent_usd, reserved_usd)
-SELECT scope, md5(%(run)s)::uuid, now() - interval '60 days', now() - interval '59 days', 1, 0
-FROM unnest(ARRAY['day', 'month', 'session']) AS scope;
+SELECT 'day', md5(%(run)s)::uuid, now() - interval '60 days', now() - interval '59 days', 1, 0
+UNION ALL SELECT 'session', id, created_at, created_at + interval '1 day', 1, 0
+FROM conversations_conversation WHERE created_at < now() - interval '31 days';
 INSERT INTO conversations_reservation (reply_id, day_id, month_id, session_id, amount_usd, model,
     input_price, cached_input_price, output_price, tokens_in_estimate, tokens_written_before,
     reserved_at, settled_at)
-SELECT said.id, w.id, w.id, w.id, 0.01, 'simulated', 1, 1, 1, 10, 0, now(), now()
-FROM conversations_message AS said, (SELECT max(id) AS id FROM conversations_budgetwindow
-    WHERE subject = md5(%(run)s)::uuid) AS w
+SELECT said.id, day.id, day.id, session.id, 0.01, 'simulated', 1, 1, 1, 10, 0, now(), now()
+FROM conversations_message AS said
+JOIN conversations_budgetwindow AS session
+    ON session.scope = 'session' AND session.subject = said.conversation_id
+JOIN conversations_budgetwindow AS day ON day.subject = md5(%(run)s)::uuid
 WHERE said.role = 'assistant' AND said.created_at < now() - interval '31 days';
 INSERT INTO conversations_feedback (id, reply_id, rating, comment_sealed, created_at, changed_at)
 SELECT said.id, said.id, 'up', '', now(), now() FROM conversations_message AS said
@@ -89,6 +95,8 @@ UPDATE conversations_conversation SET leaf_id = NULL WHERE leaf_id IN (SELECT id
 DELETE FROM conversations_feedback WHERE reply_id IN (SELECT id FROM due);
 DELETE FROM conversations_reservation WHERE reply_id IN (SELECT id FROM due);
 DELETE FROM conversations_message WHERE id IN (SELECT id FROM due);
+DELETE FROM conversations_budgetwindow WHERE scope = 'session' AND subject IN
+    (SELECT id FROM conversations_conversation WHERE created_at < now() - interval '31 days');
 DELETE FROM conversations_conversation WHERE created_at < now() - interval '31 days';
 COMMIT
 """
@@ -117,11 +125,11 @@ class RetentionBench:
             " has people who ask beside it."
         )
         rows = [
-            [name, number(seconds), number(messages / seconds, 0)]
+            [name, number(seconds), number(messages / seconds, 0), number(plain / seconds, 2)]
             for name, seconds in (("plain DELETE", plain), ("purge", purge))
         ]
         title = f"Deleting {messages:,} messages"
-        return Table(title, ["", "seconds", "messages/s"], rows, note)
+        return Table(title, ["", "seconds", "messages/s", "of plain"], rows, note)
 
     def _turns(self, idle: list[float], meanwhile: list[float]) -> Table:
         rows = [
@@ -222,13 +230,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.retention", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--messages", type=int, default=MESSAGES)
+    parser.add_argument("--write", action="store_true", help="put it into docs/retention.md")
     chosen = parser.parse_args()
     with installation("A simulated reply.") as running:
         use_installation(running.env)
         people = make_people(USERS)
         bench = RetentionBench(running, make_tokens(people), people[0].user_id)
-        for table in bench.measure(chosen.messages):
-            print(table.as_text())
+        tables = bench.measure(chosen.messages)
+    for table in tables:
+        print(table.as_text())
+    if chosen.write:
+        head = f"Measured on {datetime.now(UTC):%Y-%m-%d}."
+        write(DOCUMENT, tables, head, command="python -m benchmarks.retention")
     return 0
 
 

@@ -114,15 +114,18 @@ def delete_messages(
     written stays, and so does its question. Runs inside the caller's transaction. Raises
     DatabaseError, and then nothing is deleted.
     """
-    locked = _locked({owner for owner, _ in messages})
+    owners = {owner for owner, _ in messages}
+    locked = _locked(owners)
     open_ones = _being_written(locked.free)
     kept = {each for _, reply, question in open_ones for each in (reply, question)}
-    gone = [(owner, pk) for owner, pk in messages if owner in locked.free and pk not in kept]
-    ids = [pk for _, pk in gone]
+    if kept or len(locked.free) < len(owners):
+        messages = [each for each in messages if each[0] in locked.free and each[1] not in kept]
+    ids = [pk for _, pk in messages]
     deleted = _without_messages(ids)
-    touched = sorted({owner for owner, _ in gone})
+    touched = sorted(deleted.fences)
     emptied = _delete_emptied(touched)
     living = sorted(set(touched) - set(emptied))
+    _end_at_the_living(living, ids)
     _mend(living, purged_before, titles_until=purged_before.astimezone(UTC).date())
     transaction.on_commit(lambda: _forget_live(emptied, deleted.fences))
     transaction.on_commit(lambda: working_context.forget(touched))
@@ -145,7 +148,6 @@ class _Locked:
 def _locked(ids: Iterable[uuid.UUID]) -> _Locked:
     """Lock those that nobody has locked. Holds are asked for behind the lock that placing takes."""
     wanted = sorted(set(ids))
-    there = frozenset(_ids("SELECT id FROM conversations_conversation WHERE id = ANY(%s)", wanted))
     got = frozenset(
         _ids(
             "SELECT id FROM conversations_conversation WHERE id = ANY(%s) ORDER BY id"
@@ -153,8 +155,10 @@ def _locked(ids: Iterable[uuid.UUID]) -> _Locked:
             wanted,
         )
     )
+    missing = [pk for pk in wanted if pk not in got]
+    busy = frozenset(_ids("SELECT id FROM conversations_conversation WHERE id = ANY(%s)", missing))
     under_hold = frozenset(held(got))
-    return _Locked(free=got - under_hold, held=under_hold, busy=there - got)
+    return _Locked(free=got - under_hold, held=under_hold, busy=busy)
 
 
 def _being_written(ids: Ids) -> list[tuple[uuid.UUID, uuid.UUID, uuid.UUID | None]]:
@@ -171,44 +175,63 @@ def _being_written(ids: Ids) -> list[tuple[uuid.UUID, uuid.UUID, uuid.UUID | Non
 
 @dataclass(frozen=True, slots=True)
 class _Gone:
-    """How many rows went, by kind, and the newest run of each conversation among them."""
+    """How many rows went, by kind, and the newest run of each conversation among them; 0 for none.
+
+    All conversations that lost a message are in `fences`.
+    """
 
     counts: dict[str, int]
     fences: dict[uuid.UUID, int]
 
 
+# The ids come once, and an array that the planner does not know lets it always use the indexes.
+_DELETE = """
+    WITH given AS MATERIALIZED (SELECT unnest(%s::uuid[]) AS id),
+    feedback AS (
+        DELETE FROM conversations_feedback WHERE reply_id = ANY(ARRAY(SELECT id FROM given))
+        RETURNING id),
+    reservations AS (
+        DELETE FROM conversations_reservation WHERE reply_id = ANY(ARRAY(SELECT id FROM given))
+        RETURNING reply_id),
+    gone AS (
+        DELETE FROM conversations_message WHERE id = ANY(ARRAY(SELECT id FROM given))
+        RETURNING conversation_id, fence)
+    SELECT (SELECT count(*) FROM feedback), (SELECT count(*) FROM reservations),
+        conversation_id, count(*), max(fence)
+    FROM gone GROUP BY conversation_id
+"""
+
+
 def _without_messages(ids: Sequence[uuid.UUID]) -> _Gone:
     """Delete these messages and what hangs on them.
 
-    A conversation may end in one of them until it is deleted or mended, in the same transaction.
+    Until it is deleted or mended, in the same transaction, a conversation may end in one of them,
+    and what followed one may still name it.
     """
-    given = list(ids)
-    _done(
-        "UPDATE conversations_message SET parent_id = NULL"
-        " WHERE parent_id = ANY(%s) AND NOT id = ANY(%s)",
-        given,
-        given,
-    )
+    rows = _rows(_DELETE, _array(ids))
+    feedback, reservations = rows[0][:2] if rows else (0, 0)
     counts = {
-        "feedback": _done("DELETE FROM conversations_feedback WHERE reply_id = ANY(%s)", given),
-        "reservations": _done(
-            "DELETE FROM conversations_reservation WHERE reply_id = ANY(%s)", given
-        ),
+        "feedback": feedback,
+        "reservations": reservations,
+        "messages": sum(many for *_, many, _ in rows),
     }
-    runs = _rows(
-        "DELETE FROM conversations_message WHERE id = ANY(%s) RETURNING conversation_id, fence",
-        given,
-    )
-    return _Gone({**counts, "messages": len(runs)}, _newest(runs))
+    return _Gone(counts, {owner: fence for _, _, owner, _, fence in rows})
 
 
-def _newest(runs: Iterable[tuple[uuid.UUID, int]]) -> dict[uuid.UUID, int]:
-    """Return for each conversation its newest run, by the fence; without those that had none."""
-    newest: dict[uuid.UUID, int] = {}
-    for owner, fence in runs:
-        if fence > newest.get(owner, 0):
-            newest[owner] = fence
-    return newest
+def _end_at_the_living(living: Sequence[uuid.UUID], gone: Sequence[uuid.UUID]) -> None:
+    """Let no message of these conversations name a parent that is gone."""
+    if living:
+        _done(
+            "UPDATE conversations_message SET parent_id = NULL"
+            " WHERE conversation_id = ANY(%s) AND parent_id = ANY(%s::uuid[])",
+            list(living),
+            _array(gone),
+        )
+
+
+def _array(ids: Iterable[uuid.UUID]) -> str:
+    """Return ids as PostgreSQL reads an array: written at once, not each by an adapter."""
+    return f"{{{','.join([pk.hex for pk in ids])}}}"
 
 
 def _delete_emptied(ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
@@ -279,7 +302,8 @@ def _done(statement: str, *values: Any) -> int:
 
 def _forget_live(whole: Sequence[uuid.UUID], up_to: dict[uuid.UUID, int]) -> None:
     """Drop the logs of conversations that are gone, and what others' logs hold of deleted runs."""
-    trimmed = {pk: fence for pk, fence in up_to.items() if pk not in set(whole)}
+    deleted = set(whole)
+    trimmed = {pk: fence for pk, fence in up_to.items() if fence and pk not in deleted}
     if not whole and not trimmed:
         return
     try:

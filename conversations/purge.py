@@ -26,8 +26,8 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
-from django.db.models import BinaryField, Max, Min, Q, QuerySet
-from django.db.models.functions import Substr
+from django.db.models import BinaryField, Max, Min, Q, QuerySet, TextField
+from django.db.models.functions import Cast, Substr
 
 from accounts.access import Actor, System, require
 from accounts.models import User
@@ -47,7 +47,7 @@ from conversations.retention import Period, in_words, periods
 logger = structlog.get_logger(__name__)
 
 BY = System("purge")
-CHUNK = 2_000
+CHUNK = 4_000
 CONVERSATIONS_AT_ONCE = 500
 LOCK_SECONDS = 2
 # The purge runs hourly: what has been due for longer should have gone.
@@ -226,7 +226,7 @@ def _past(cutoff: Cutoff) -> QuerySet[Message]:
 
 # --- the work ---------------------------------------------------------------------------------
 
-Row = tuple[uuid.UUID, datetime, uuid.UUID]
+Row = tuple[uuid.UUID, str, uuid.UUID]
 
 
 class _Work:
@@ -260,7 +260,9 @@ class _Work:
                 Q(conversation__gt=owner) | Q(later, conversation=owner)
             )
         ordered = rows.order_by("conversation_id", "created_at", "pk")
-        return list(ordered.values_list("conversation_id", "created_at", "pk")[: self._chunk])
+        # As text, since all but the last moment are only carried along.
+        moment = Cast("created_at", TextField())
+        return list(ordered.values_list("conversation_id", moment, "pk")[: self._chunk])
 
     def _take(self, cutoff: Cutoff, rows: Sequence[Row]) -> None:
         """Delete a chunk, by halves where it can't be deleted as a whole."""
@@ -281,7 +283,8 @@ class _Work:
             self._lock()
             given = [(owner, pk) for owner, _, pk in rows]
             chunk = delete_messages(given, purged_before=cutoff.before)
-            held = sum(owner in chunk.deleted.held for owner, _ in given)
+            under_hold = chunk.deleted.held
+            held = sum(owner in under_hold for owner, _ in given) if under_hold else 0
             self._grow(chunk.gone)
             self._count(chunk.deleted.counts())
             self.run.skipped += len(rows) - len(chunk.gone) - held
@@ -305,8 +308,7 @@ class _Work:
     def _grow(self, gone: Sequence[uuid.UUID]) -> None:
         """Add the ids to the tree of the run."""
         tree = _tree(self.run)
-        for pk in gone:
-            tree.append(leaf_hash(pk.bytes))
+        tree.extend([leaf_hash(pk.bytes) for pk in gone])
         self.run.tree_hashes = b"".join(tree.hashes)
 
     def _count(self, counts: dict[str, int]) -> None:
@@ -316,7 +318,7 @@ class _Work:
     def _save(self, cutoff: Cutoff | None = None, row: Row | None = None) -> None:
         if cutoff and row:
             owner, moment, pk = row
-            self.run.place = [cutoff.retention_class, str(owner), moment.isoformat(), str(pk)]
+            self.run.place = [cutoff.retention_class, str(owner), moment, str(pk)]
         now = time.monotonic()
         self.run.seconds += now - self._at
         self._at = now

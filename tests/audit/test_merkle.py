@@ -109,6 +109,17 @@ def test_a_compact_range_has_the_root_at_every_size():
 
 
 @settings(deadline=None)
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_leaves_that_come_together_grow_the_same_tree_as_one_by_one(a, b):
+    start, stop = sorted((a, b))
+    edge = CompactRange()
+    edge.extend(LEAVES[:start])
+    assert (edge.size, edge.root()) == (start, ROOTS[start])
+    edge.extend(LEAVES[start:stop])
+    assert (edge.size, edge.root()) == (stop, ROOTS[stop])
+
+
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 300))
 def test_a_stretch_folds_into_the_root_with_what_is_left_and_right_of_it(a, b, c):
     start, stop, size = sorted((a, b, c))

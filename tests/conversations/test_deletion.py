@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 
 from conversations.deletion import Chunk, delete_conversations, delete_messages
 from conversations.models import BudgetWindow, Conversation, Feedback, Message, Reservation
 from conversations.reply.log import key_of
+from tests.faults.books import WRONG
 
 pytestmark = pytest.mark.django_db
 
@@ -92,6 +93,48 @@ def test_a_deleted_end_gives_way_to_the_newest_living_message(finished):
     second = finished("More?", conversation=first.conversation)
     _delete(second.question, second.reply)
     assert Conversation.objects.get().leaf_id == first.reply.pk
+
+
+def _dangling() -> list[tuple]:
+    with connection.cursor() as cursor:
+        cursor.execute(WRONG["pointers to what is gone"])
+        return list(cursor.fetchall())
+
+
+def test_whatever_of_a_conversation_goes_nothing_points_to_it(finished):
+    turns = [finished()]
+    for question in ("Two?", "Three?", "Four?"):
+        turns.append(finished(question, conversation=turns[0].conversation))
+    for turn in turns:
+        Feedback.objects.create(reply=turn.reply, rating="up")
+    said = [each for turn in turns for each in (turn.question, turn.reply)]
+    for some in (said[2:4], said[7:], said[:1], said[4:6]):
+        _delete(*some)
+        assert not _dangling()
+    assert list(Message.objects.values_list("pk", "parent").order_by("created_at")) == [
+        (said[1].pk, None),
+        (said[6].pk, None),
+    ]
+
+
+@pytest.mark.parametrize("left", [Feedback, Reservation])
+def test_a_message_is_refused_to_go_without_what_hangs_on_it(finished, left):
+    reply = finished().reply
+    Feedback.objects.create(reply=reply, rating="up")
+    (Reservation if left is Feedback else Feedback).objects.filter(reply=reply).delete()
+    with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM conversations_message WHERE id = %s", [reply.pk])
+    assert left.objects.get().reply_id == reply.pk
+
+
+def test_a_session_that_goes_is_not_looked_for_in_all_reservations():
+    """A foreign key would do so, since reservations have no index of their windows."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_constraint WHERE contype = 'f'"
+            " AND confrelid = 'conversations_budgetwindow'::regclass"
+        )
+        assert cursor.fetchone() == (0,)
 
 
 def test_an_emptied_conversation_goes_whole(finished):

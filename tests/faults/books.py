@@ -35,7 +35,23 @@ _UNCHARGED = """
     SELECT id, state, fault FROM conversations_message
     WHERE role = 'assistant' AND prompt_version_id IS NOT NULL AND cost_usd IS NULL
 """
+# No constraint of the database watches these (`conversations.models`).
+_DANGLING = """
+    SELECT 'end of ' || id FROM conversations_conversation
+        WHERE leaf_id NOT IN (SELECT id FROM conversations_message)
+    UNION ALL SELECT 'parent of ' || id FROM conversations_message AS said WHERE NOT EXISTS (
+        SELECT FROM conversations_message WHERE id = said.parent_id
+            AND conversation_id = said.conversation_id) AND parent_id IS NOT NULL
+    UNION ALL SELECT 'reply of feedback ' || id FROM conversations_feedback
+        WHERE reply_id NOT IN (SELECT id FROM conversations_message)
+    UNION ALL SELECT 'reply of reservation ' || reply_id FROM conversations_reservation
+        WHERE reply_id NOT IN (SELECT id FROM conversations_message)
+    UNION ALL SELECT 'window of reservation ' || reply_id FROM conversations_reservation
+        WHERE NOT ARRAY[day_id, month_id, session_id] <@ ARRAY(
+            SELECT id FROM conversations_budgetwindow)
+"""
 WRONG = {
+    "pointers to what is gone": _DANGLING,
     "open replies": _OPEN_REPLIES,
     "reservations that were not settled": _HELD,
     "closed replies that a process owns": _OWNED,
