@@ -217,7 +217,7 @@ def opened(grant_id: uuid.UUID, *, by: User) -> BreakGlassGrant:
     Raises Denied, DoesNotExist, and NotReadable, which is recorded.
     """
     require(by, Permission.BREAK_GLASS)
-    grant = BreakGlassGrant.objects.select_related("person", "asked_by").get(pk=grant_id)
+    grant = BreakGlassGrant.objects.select_related("person__erasure", "asked_by").get(pk=grant_id)
     if sentence := _obstacle(grant, by, datetime.now(UTC)):
         record_sparingly(
             by,
@@ -306,4 +306,6 @@ def name_and_email(user: User) -> tuple[str, str]:
 
 def grants() -> QuerySet[BreakGlassGrant]:
     """Return all grants, newest first, with the people whom they name."""
-    return BreakGlassGrant.objects.select_related("asked_by", "person", "decided_by")
+    found = BreakGlassGrant.objects.select_related("asked_by", "person__erasure", "decided_by")
+    # Said here, because Django leaves the model's own order out of queries that count.
+    return found.order_by("-asked_at", "-pk")

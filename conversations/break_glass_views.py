@@ -55,6 +55,7 @@ def listing(request: Request, grant: BreakGlassGrant) -> HttpResponse:
     found = break_glass.listed(grant, by=request.user)
     context = {
         **_banner(grant),
+        "whose": break_glass.name_and_email(grant.person)[0] if grant.person else "",
         "found": found,
         "most": break_glass.LISTED,
         "has_holds": counsel_export.holds_over(grant).exists(),

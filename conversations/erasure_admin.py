@@ -1,5 +1,6 @@
 """Erasing accounts in the admin: for a person who asked for it, with the reason."""
 
+import uuid
 from typing import Any
 
 from django import forms
@@ -79,7 +80,11 @@ class ErasureAdmin(DiscreetAdmin):
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """Fill in the account that a link names by its id."""
-        named = User.objects.filter(pk=request.GET.get("person") or None, erased_at=None).first()
+        try:
+            person_id = uuid.UUID(request.GET.get("person", ""))
+        except ValueError:
+            return {}
+        named = User.objects.filter(pk=person_id, erased_at=None).first()
         return {"email": named.email} if named else {}
 
     def has_change_permission(self, request: HttpRequest, obj: Erasure | None = None) -> bool:
@@ -89,6 +94,12 @@ class ErasureAdmin(DiscreetAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Erasure | None = None) -> bool:
         """Answer no: that there was one stays known."""
         return False
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Call the list what it is."""
+        return super().changelist_view(request, {**(extra_context or {}), "title": "Erasures"})
 
     def changeform_view(
         self,

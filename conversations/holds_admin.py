@@ -180,7 +180,9 @@ class HoldAdmin(DiscreetAdmin):
         if hold.user is None:
             return f"Account {hold.user_id}"
         former = getattr(hold.user, "erasure", None)
-        return f"{former.former_email}, erased" if former else hold.user.email
+        if former and former.former_email:
+            return f"{former.former_email}, erased"
+        return str(hold.user.email)
 
     @admin.display(description="state")
     def state(self, hold: Hold) -> str:
@@ -223,7 +225,25 @@ class HoldAdmin(DiscreetAdmin):
             review_on=given["review_on"],
             by=request.user,
         )
+        # Behind the lock of `place`: who clicks twice would have to lift two.
+        same = Hold.objects.filter(
+            user=placed.user_id,
+            conversation=placed.conversation_id,
+            matter=placed.matter,
+            reason=placed.reason,
+            lifted_at=None,
+        )
+        if same.exclude(pk=placed.pk).exists():
+            raise HoldRefused("matter", "This hold stands already. It was not placed once more.")
         obj.pk, obj._state.adding = placed.pk, False
+
+    def response_add(
+        self, request: HttpRequest, obj: Hold, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        """Go to the list, and say what holds now."""
+        what = "The hold was placed. Nothing that it is on is destroyed from now on."
+        self.message_user(request, what, messages.SUCCESS)
+        return redirect(LIST)
 
     def lift_view(self, request: Any, pk: Any) -> HttpResponse:
         """Ask for the reason and lift a hold."""

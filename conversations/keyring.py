@@ -43,6 +43,7 @@ KEPT_SECONDS = 60.0
 """How long a process goes on with a key before it looks whether the key still exists."""
 
 _MOST_CONVERSATIONS_OF_A_DAY = 2_000
+_MOST_DAYS_GONE = 10_000
 _HOLDS = "holds/"
 _DAY_NAME = re.compile(r"(\d{1,3})/(\d{4}-\d\d-\d\d)")
 
@@ -105,6 +106,9 @@ class Keyring:
         self._masters = {master_id(key): AESGCM(key) for key in masters}
         self._current = master_id(masters[0])
         self._kept: dict[KeyDay, _Kept] = {}
+        # Days without a key and until when that is taken for true (CLOCK_MONOTONIC): what a hold
+        # keeps is read a text at a time, and none of them should wait for the store.
+        self._gone: dict[KeyDay, float] = {}
         self._lock = threading.Lock()
         self._looking = ThreadPoolExecutor(1, thread_name_prefix="keyring")
 
@@ -201,15 +205,27 @@ class Keyring:
         with self._lock:
             if kept := self._kept.get(day):
                 return kept
-            wrapped = self._store.read(day.name)
+            is_gone = time.monotonic() < self._gone.get(day, 0.0)
+            wrapped = None if is_gone else self._store.read(day.name)
             if wrapped is None:
                 if not (may_make and _is_recent(day.day)):
+                    self._note_gone(day)
                     raise KeyGone(f"The key of {day.name} is destroyed.")
                 made = self._wrapped(day.name, os.urandom(KEY_BYTES))
                 wrapped = self._store.add(day.name, made)
             key = self._unwrapped(day.name, wrapped)
             self._kept[day] = _Kept(key, time.monotonic() + KEPT_SECONDS)
             return self._kept[day]
+
+    def _note_gone(self, day: KeyDay) -> None:
+        """Remember that a day has no key; not of one that another process may still make."""
+        if _is_recent(day.day):
+            return
+        if len(self._gone) >= _MOST_DAYS_GONE:
+            self._gone.clear()
+        now = time.monotonic()
+        if now >= self._gone.get(day, 0.0):
+            self._gone[day] = now + KEPT_SECONDS
 
     def _look_again(self, day: KeyDay) -> None:
         if self._store.read(day.name) is None:

@@ -1077,7 +1077,7 @@ class BreakGlassGrant(models.Model):
         within = Q()
         if self.first_day:
             within &= Q(created_at__gte=datetime.combine(self.first_day, time.min, UTC))
-        if self.last_day:
+        if self.last_day and self.last_day < date.max:
             behind = datetime.combine(self.last_day, time.min, UTC) + timedelta(days=1)
             within &= Q(created_at__lt=behind)
         return within

@@ -25,6 +25,7 @@ from typing import Any
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection, transaction
 from django.db.models import BinaryField, Max, Min, Q, QuerySet, TextField
 from django.db.models.functions import Cast, Substr
@@ -40,7 +41,7 @@ from chatbot import telemetry
 from conversations.deletion import delete_messages, delete_windows, let_go_of_days
 from conversations.encryption import HEAD_BYTES, head_of
 from conversations.holds import keep_keys, without_held
-from conversations.keyring import KeyDay, keyring
+from conversations.keyring import KeyDay, KeyGone, keyring
 from conversations.models import Conversation, Feedback, Message, PurgeRun
 from conversations.retention import Period, in_words, periods
 
@@ -177,17 +178,27 @@ def _withdraw(run: PurgeRun, now: datetime) -> None:
 
 
 def _cap(run: PurgeRun, now: datetime) -> None:
-    """Let a run delete no more than what is due now: a policy or the clock may have changed."""
+    """Let a run delete no more than what is due now: a policy or the clock may have changed.
+
+    By what it deleted something, it says so for good: a later cutoff is put behind.
+    """
     current = {each.retention_class: each for each in cutoffs(now)}
-    begun = [Cutoff.stored(each) for each in run.cutoffs]
-    capped = [
-        min(each, current[each.retention_class], key=lambda one: one.before)
-        for each in begun
-        if each.retention_class in current
-    ]
-    if capped != begun:
-        run.cutoffs = [each.as_json() for each in capped]
+    begun = _going_by(run)
+    capped = [min(each, current[each.retention_class], key=_before) for each in begun]
+    changed = [each.as_json() for each in capped if each not in begun]
+    if changed:
+        run.cutoffs = [*run.cutoffs, *changed] if run.place else [each.as_json() for each in capped]
         run.save(update_fields=["cutoffs"])
+
+
+def _going_by(run: PurgeRun) -> list[Cutoff]:
+    """Return what a run deletes of each class from here on, by class."""
+    last = {each.retention_class: each for each in map(Cutoff.stored, run.cutoffs)}
+    return [last[each] for each in sorted(last)]
+
+
+def _before(cutoff: Cutoff) -> datetime:
+    return cutoff.before
 
 
 @transaction.atomic
@@ -239,13 +250,21 @@ class _Work:
 
     def finish(self, now: datetime) -> None:
         """Go through all classes from where the run is, then destroy keys, and end the run."""
-        due = [Cutoff.stored(each) for each in self.run.cutoffs]
-        for cutoff in due:
-            while rows := self._next(cutoff):
-                self._take(cutoff, rows)
+        for each in _going_by(self.run):
+            self._take_all(each.retention_class, now)
+        due = _going_by(self.run)
         for cutoff in due:
             self._let_go_of_days(cutoff)
         self._end(due, now)
+
+    def _take_all(self, retention_class: int, now: datetime) -> None:
+        """Delete what is due of a class, and with each chunk look whether it still is."""
+        while rows := self._next(cutoff := self._cutoff(retention_class, now)):
+            self._take(cutoff, rows)
+
+    def _cutoff(self, retention_class: int, now: datetime) -> Cutoff:
+        _cap(self.run, _ended(now, self._began))
+        return next(each for each in _going_by(self.run) if each.retention_class == retention_class)
 
     def _next(self, cutoff: Cutoff) -> list[Row]:
         """Return what follows the run's place."""
@@ -340,8 +359,8 @@ class _Work:
             if _is_needed(day):
                 logger.warning("day_key_still_needed", day=day.name)
                 continue
-            keep_keys(day)
-            self._destroy(day)
+            if _is_kept_for_holds(day):
+                self._destroy(day)
 
     def _let_conversations_go(self, cutoff: Cutoff) -> None:
         clinging = list(_clinging(cutoff.retention_class, cutoff.days_until))
@@ -438,6 +457,16 @@ def _is_needed(day: KeyDay) -> bool:
         title_head=_title_head()
     )
     return without_held(whole.filter(Q(key_day=day.day) | Q(title_head=head_of(day)))).exists()
+
+
+def _is_kept_for_holds(day: KeyDay) -> bool:
+    """Keep what holds need of a day; say whether its key may go. A lost key of a hold keeps it."""
+    try:
+        keep_keys(day)
+    except (KeyGone, ImproperlyConfigured) as error:
+        logger.error("day_key_kept_for_a_hold", day=day.name, error=type(error).__name__)
+        return False
+    return True
 
 
 # --- evidence ---------------------------------------------------------------------------------

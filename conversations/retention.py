@@ -17,6 +17,8 @@ from datetime import datetime, timedelta
 from itertools import groupby, zip_longest
 from typing import Any
 
+from django.apps import apps as django_apps
+from django.apps.registry import Apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
@@ -262,8 +264,12 @@ def set_period(
     locked = RetentionPolicy.objects.select_for_update().get(pk=policy.pk)
     before = periods(now)[locked.pk]
     versions = list(locked.versions.order_by("number"))
-    if checked(hours) == before.hours and not pending(versions, now):
+    to_come = pending(versions, now)
+    if checked(hours) == before.hours and not to_come:
         raise PeriodRefused(f"Messages are kept {before.in_words} already.")
+    if to_come and to_come.hours == hours:
+        # Once more would begin the delay anew: somebody clicked twice, or two had the same idea.
+        raise PeriodRefused(f"That they will be kept {in_words(hours)} is on its way already.")
     effective_at = _effective_at(hours, before, now)
     made = _version(locked, hours, effective_at, by=by, note=note, now=now)
     record(
@@ -333,12 +339,20 @@ def _version(  # noqa: PLR0913 - all are named
     )
 
 
-def seed_policies(**_signal: Any) -> None:
-    """Make the two policies that always are, with their first periods. Safe to repeat."""
+def seed_policies(apps: Apps = django_apps, **_signal: Any) -> None:
+    """Make the two policies that always are, with their first periods. Safe to repeat.
+
+    Nothing is made where `apps`, the models that were migrated to, have no policies yet.
+    """
+    try:
+        policies = apps.get_model("conversations", "RetentionPolicy").objects
+        versions = apps.get_model("conversations", "RetentionVersion").objects
+    except LookupError:  # migrated back to before there were any
+        return
     now = timezone.now()
     for period in _first_periods():
-        policy, _ = RetentionPolicy.objects.get_or_create(pk=period.retention_class)
-        if not policy.versions.exists():
-            RetentionVersion.objects.create(
+        policy, _ = policies.get_or_create(pk=period.retention_class)
+        if not versions.filter(policy=policy).exists():
+            versions.create(
                 policy=policy, number=1, hours=period.hours, effective_at=now, created_at=now
             )

@@ -53,7 +53,15 @@ CREATE TRIGGER what_is_held_stays BEFORE DELETE ON conversations_conversation
 ALTER TABLE conversations_conversation ENABLE ALWAYS TRIGGER what_is_held_stays;
 """
 
+# Without its hold, what is held would go with the next purge, and its keys with this table.
 REMOVE = """
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM conversations_hold WHERE ended_at IS NULL) THEN
+        RAISE EXCEPTION 'Legal holds stand, and what they keep would be lost. Lift them and let '
+            'their delay pass before you migrate back.' USING ERRCODE = 'object_in_use';
+    END IF;
+END $$;
 DROP TRIGGER what_is_held_stays ON conversations_conversation;
 DROP FUNCTION holds_refuse_removal();
 DROP TRIGGER holds_stay ON conversations_hold;

@@ -460,6 +460,8 @@ def test_an_erased_account_is_found_by_what_it_was_while_a_hold_keeps_that(
     grant = BreakGlassGrant.objects.get()
     assert grant.person == olive
     assert "Old Olive" in ravi_client.get(page_of(grant, said)).content.decode()
+    assert "Conversations of Old Olive" in ravi_client.get(listing_of(grant)).content.decode()
+    assert "old@parley.example, erased" in ravi_client.get(LIST).content.decode()
     User.objects.create_user("old@parley.example")
     answer = ravi_client.post(ADD, {**form, "person": "old@parley.example"})
     assert f"Give the id: {olive.pk}, " in answer.content.decode()
@@ -472,6 +474,20 @@ def test_the_conversations_page_leads_to_the_request(ravi_client, said):
     address = f"{ADD}?conversation={said.pk}"
     assert address in page.content.decode()
     assert str(said.pk) in ravi_client.get(address).content.decode()
+
+
+def test_the_list_begins_with_the_newest(ravi_client, ravi, olive, said):
+    asked = [ask(by=ravi, asked=about(matter=f"M{n}", person=olive)) for n in range(3)]
+    # In the table the oldest row comes last: what was written last is not what was asked last.
+    end(asked[1].pk, by=ravi)
+    end(asked[0].pk, by=ravi)
+    shown = [each.grant.matter for each in ravi_client.get(LIST).context["found"]]
+    assert shown == ["M2", "M1", "M0"]
+
+
+def test_the_last_day_that_there_is_narrows_nothing_down(ravi, ravi_client, olive, said):
+    grant = ask(by=ravi, asked=about(person=olive, first_day=date.min, last_day=date.max))
+    assert "A planted title" in ravi_client.get(listing_of(grant)).content.decode()
 
 
 def test_the_list_tells_how_often_was_read(grant, ravi_client, rita_client, said):

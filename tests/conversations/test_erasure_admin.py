@@ -53,6 +53,13 @@ def test_what_is_missing_is_said_and_nothing_happens(olive, ada_client, given, s
     assert not Erasure.objects.exists()
 
 
+@pytest.mark.parametrize("person", ["abc", "", "00000000-0000-4000-8000-000000000000"])
+def test_a_link_that_names_nobody_shows_an_empty_form(ada_client, person):
+    answer = ada_client.get(ADD, {"person": person})
+    assert answer.status_code == 200
+    assert answer.context["adminform"].form.initial == {}
+
+
 def test_the_last_administrator_can_not_be_erased(ada, ada_client):
     answer = ada_client.post(ADD, {**FORM, "email": ada.email}, follow=True)
     assert "last active administrator" in answer.content.decode()

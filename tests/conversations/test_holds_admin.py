@@ -7,7 +7,7 @@ from django.urls import reverse
 
 from audit.models import Entry
 from conversations.holds import lift, place
-from conversations.models import Hold
+from conversations.models import Erasure, Hold
 
 pytestmark = pytest.mark.django_db
 LIST = reverse("admin:conversations_hold_changelist")
@@ -49,6 +49,22 @@ def test_an_officer_places_a_hold_on_a_conversation(ravi_client, finished):
     assert str(talk.pk) in page
     ravi_client.post(ADD, {**TERMS, "conversation": str(talk.pk)})
     assert Hold.objects.get().conversation == talk
+
+
+def test_a_hold_on_an_account_that_was_erased_before_says_on_which(ravi_client, standing, olive):
+    Erasure.objects.create(person=olive)
+    assert olive.email in ravi_client.get(page_of(standing)).content.decode()
+    Erasure.objects.update(former_email="old@parley.example")
+    assert "old@parley.example, erased" in ravi_client.get(page_of(standing)).content.decode()
+
+
+def test_who_clicks_twice_places_one_hold(ravi_client, olive):
+    given = {**TERMS, "person": olive.email}
+    assert "was placed" in ravi_client.post(ADD, given, follow=True).content.decode()
+    assert "stands already" in ravi_client.post(ADD, given, follow=True).content.decode()
+    assert Hold.objects.count() == 1
+    ravi_client.post(ADD, {**given, "matter": "Case 8"})
+    assert Hold.objects.count() == 2, "holds stack"
 
 
 @pytest.mark.parametrize(

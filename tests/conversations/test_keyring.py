@@ -3,6 +3,7 @@
 import base64
 import json
 import stat
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -61,6 +62,32 @@ def test_a_destroyed_day_is_gone_and_never_made_again_once_it_is_over(store):
             another.cipher(over, TALK, may_make=True)
     assert ring.days() == []
     ring.destroy(over)  # again is fine
+
+
+def test_a_day_without_a_key_is_asked_for_once_a_minute(store, monkeypatch):
+    ring, over, read = Keyring(store, [NEW]), KeyDay(1, date(2026, 1, 5)), store.read
+    asked: list[str] = []
+    monkeypatch.setattr(store, "read", lambda name: (asked.append(name), read(name))[1])
+
+    def is_gone() -> bool:
+        with pytest.raises(KeyGone):
+            ring.cipher(over, TALK)
+        return True
+
+    assert all(is_gone() for _ in range(200))
+    assert asked == [over.name]
+    later = time.monotonic() + 61
+    monkeypatch.setattr(module.time, "monotonic", lambda: later)
+    store.add(over.name, ring._wrapped(over.name, OLD))  # from a copy of the keyring
+    ring.cipher(over, TALK)
+
+
+def test_a_day_whose_key_another_process_may_make_is_asked_for_each_time(store):
+    ring = Keyring(store, [NEW])
+    with pytest.raises(KeyGone):
+        ring.cipher(TODAY, TALK)
+    Keyring(store, [NEW]).cipher(TODAY, TALK, may_make=True)
+    ring.cipher(TODAY, TALK)
 
 
 def test_other_processes_forget_a_destroyed_day_soon(store, monkeypatch):

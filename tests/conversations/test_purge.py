@@ -16,7 +16,14 @@ from audit.verify import CompactRange, leaf_hash
 from conversations import purge as purging
 from conversations.holds import place
 from conversations.keyring import KeyDay, KeyGone, keyring
-from conversations.models import BudgetWindow, Conversation, Feedback, Message, PurgeRun
+from conversations.models import (
+    BudgetWindow,
+    Conversation,
+    Feedback,
+    Message,
+    PurgeRun,
+    RetentionPolicy,
+)
 from conversations.purge import confirm, cutoffs, oldest_due, purge, standing
 from conversations.retention import set_period
 from tests.audit.conftest import SEED
@@ -273,8 +280,26 @@ def test_the_report_tells_what_is_due_and_what_went(finished):
     assert oldest_due(in_days(0)) == 0
 
 
+def test_a_period_that_grows_meanwhile_stops_a_purge_at_its_next_chunk(finished, ravi, monkeypatch):
+    for turn in (finished("First?"), finished("Second?"), finished("Third?")):
+        aged(turn.conversation, 31)
+    now, delete = in_days(0), purging.delete_messages
+
+    def and_then_the_period_grows(*given, **named):
+        chunk = delete(*given, **named)
+        if Message.objects.count() == 4:
+            set_period(RetentionPolicy.objects.get(pk=1), 40 * 24, by=ravi, now=now)
+        return chunk
+
+    monkeypatch.setattr(purging, "delete_messages", and_then_the_period_grows)
+    run = purge(now, chunk=2)
+    assert (run.counts["messages"], Message.objects.count()) == (2, 4)
+    # What the certificate says is what was gone by, both times.
+    of_standard = [each for each in run.cutoffs if each["retention_class"] == 1]
+    assert [(each["version"], each["hours"]) for each in of_standard] == [(1, 720), (2, 960)]
+
+
 def test_what_is_due_follows_the_policy_in_force(ravi):
-    from conversations.models import RetentionPolicy
 
     now = in_days(0)
     set_period(RetentionPolicy.objects.get(pk=1), 7 * 24, by=ravi, now=now)
@@ -301,6 +326,17 @@ def test_what_is_held_stays_readable_and_is_told(finished, ravi):
     assert Message.objects.get(pk=held.question.pk).content == "Hold this."
     (messages, *_) = standing(in_days(32))
     assert (messages.due, messages.held, messages.overdue) == (0, 2, 0)
+
+
+def test_a_lost_key_of_a_hold_keeps_the_day_and_stops_nothing_else(finished, ravi):
+    held, free = finished("Hold this."), finished("And you?")
+    review = in_days(90).date()
+    hold = place(held.conversation, matter="1", reason="A claim.", review_on=review, by=ravi)
+    keyring().destroy_hold(hold.pk)  # an old copy of the keyring was put back
+    run = purge(in_days(32))
+    assert (run.state, run.counts["messages"], run.key_days) == ("finished", 2, [])
+    assert not Conversation.objects.filter(pk=free.conversation.pk).exists()
+    assert Message.objects.get(pk=held.question.pk).content == "Hold this."
 
 
 @pytest.mark.django_db(transaction=True)

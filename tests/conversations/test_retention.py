@@ -68,6 +68,13 @@ def test_a_change_that_waits_is_given_up_by_the_next(standard, ravi):
     assert hours(NOW + 44 * HOUR) == 200
 
 
+def test_the_same_change_once_more_does_not_begin_its_delay_anew(standard, ravi):
+    made = set_period(standard, 100, by=ravi, now=NOW)
+    with pytest.raises(PeriodRefused, match="on its way already"):
+        set_period(standard, 100, by=ravi, now=NOW + HOUR)
+    assert standard.versions.latest("number") == made
+
+
 def test_what_held_before_is_told_for_a_moment_before(standard, ravi):
     set_period(standard, 100, by=ravi, now=NOW)
     set_period(standard, 900, by=ravi, now=NOW + 48 * HOUR)
