@@ -139,7 +139,8 @@ MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
         "prompts.view_modelprice",
         "prompts.add_modelprice",
     ),
-    _P.VIEW_AUDIT: ("audit.view_entry",),
+    # Purges and their certificates are evidence: numbers, and nobody whose words went.
+    _P.VIEW_AUDIT: ("audit.view_entry", "conversations.view_purgerun"),
     _P.BREAK_GLASS: (
         "conversations.view_breakglassgrant",
         "conversations.add_breakglassgrant",

@@ -238,9 +238,10 @@ def _known_cursor(conversation_id: uuid.UUID) -> Cursor:
 
 def _known_cursors(conversation_ids: set[uuid.UUID]) -> dict[uuid.UUID, Cursor]:
     """How far the database is, for each conversation that has begun and was not deleted."""
-    living = Conversation.objects.exclude(lifecycle=Conversation.Lifecycle.DELETED)
-    rows = living.filter(pk__in=conversation_ids, leaf__isnull=False).values_list(
-        "pk", "leaf__fence", "leaf__cursor"
+    rows = (
+        Conversation.objects.living()
+        .filter(pk__in=conversation_ids, leaf__isnull=False)
+        .values_list("pk", "leaf__fence", "leaf__cursor")
     )
     return {pk: Cursor(fence, number) for pk, fence, number in rows}
 
@@ -254,7 +255,7 @@ def _deleted(conversation_ids: set[uuid.UUID]) -> set[uuid.UUID]:
     """Return which of these were deleted, or are gone. No query for none of them."""
     if not conversation_ids:
         return set()
-    living = Conversation.objects.exclude(lifecycle=Conversation.Lifecycle.DELETED)
+    living = Conversation.objects.living()
     return conversation_ids - set(
         living.filter(pk__in=conversation_ids).values_list("pk", flat=True)
     )

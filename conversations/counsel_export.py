@@ -18,19 +18,14 @@ KEPT_FOR. The row stays, with the signed statement.
 """
 
 import hashlib
-import time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 
 import orjson
 import structlog
-from celery import current_app
-from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Coalesce
+from django.db.models import Q, QuerySet
 
 from accounts.access import System
 from accounts.models import User
@@ -40,43 +35,35 @@ from audit.models import SigningKey as LogKey
 from audit.statements import signed_statement
 from audit.trail import record
 from conversations.break_glass import name_and_email
-from conversations.encryption import SealKey
-from conversations.keyring import KeyDay, KeyGone
+from conversations.export_jobs import (
+    KEPT_FOR,
+    Ended,
+    ExportRefused,
+    Jobs,
+    key_of,
+    now_and_then,
+    one_by_one,
+)
+from conversations.keyring import KeyGone
 from conversations.models import (
     BreakGlassGrant,
     Conversation,
     CounselExport,
     Hold,
     Message,
-    RetentionClass,
 )
 from conversations.portable import Archive, Counted, in_words
 from conversations.sealed_file import SealedFile, SealedWriter
 
+__all__ = ["ExportRefused", "holds_over", "opened", "request_export", "tend", "write"]
+
 BY = System("counsel_export")
 TASK = "conversations.tasks.write_counsel_export"
 CUSTODY_HEADER = "parley-custody/v1"
-KEPT_FOR = timedelta(hours=24)
-# One that nobody took is handed over again; what no worker took in time is dropped.
-UNTAKEN_AFTER = timedelta(seconds=45)
-HANDED_OVER_FOR_SECONDS = 55
-# A writer that was silent for so long is taken for dead.
-SILENT_AFTER = timedelta(minutes=3)
-STEP_SECONDS = 0.5
-CONVERSATIONS_AT_ONCE = 200
-
+JOBS = Jobs(CounselExport, TASK, ".counsel.sealed")
 State = CounselExport.State
-UNFINISHED = (State.WAITING, State.WRITING)
 
 log = structlog.get_logger(__name__)
-
-
-class ExportRefused(Exception):
-    """There is no such file, or it can't be asked for now. The message is a sentence for people."""
-
-
-class _Ended(Exception):
-    """The export may not go on. The message says why, for its officer; empty when it is over."""
 
 
 # --- what the officer asks for ----------------------------------------------------------------
@@ -104,7 +91,7 @@ def request_export(grant: BreakGlassGrant, hold_id: uuid.UUID, *, by: User) -> C
                 grant=grant, hold=hold, requested_at=datetime.now(UTC)
             )
             record(by, "counsel_export.requested", export, **_about(export))
-            transaction.on_commit(lambda: _hand_over(export), robust=True)
+            transaction.on_commit(lambda: JOBS.hand_over(export), robust=True)
     except IntegrityError as error:
         raise ExportRefused(
             "An export is being written already. Wait until it is there."
@@ -120,7 +107,7 @@ def opened(
     Raises ExportRefused.
     """
     export = grant.exports.filter(pk=export_id, state=State.READY).first()
-    file = _file_of(export) if export else None
+    file = JOBS.file_of(export) if export else None
     if export is None or file is None or not file.is_readable():
         raise ExportRefused("This file is not here any more: it is kept for a day.")
     record(by, "counsel_export.downloaded", export, **_about(export))
@@ -132,11 +119,6 @@ def _about(export: CounselExport) -> dict[str, str]:
     return {"grant": str(grant.pk), "hold": str(export.hold_id), "matter": grant.matter}
 
 
-def _hand_over(export: CounselExport, **options: object) -> None:
-    # By name: the task's module imports this one. `tend` asks again when the broker is away.
-    current_app.send_task(TASK, [str(export.pk)], queue="long", **options)
-
-
 # --- the worker's part ------------------------------------------------------------------------
 
 
@@ -145,8 +127,7 @@ def write(export_id: str) -> None:
 
     Whatever goes wrong ends it with a sentence. Raises what can't be told to a person.
     """
-    waiting = CounselExport.objects.filter(pk=export_id, state=State.WAITING)
-    if not waiting.update(state=State.WRITING, beat_at=datetime.now(UTC)):
+    if not JOBS.take(export_id):
         return
     loaded = CounselExport.objects.select_related(
         "hold__user", "hold__conversation__owner", "grant__asked_by", "grant__decided_by"
@@ -154,7 +135,7 @@ def write(export_id: str) -> None:
     export = loaded.get(pk=export_id)
     try:
         _Writing(export).run()
-    except _Ended as ended:
+    except Ended as ended:
         _fail(export, str(ended))
     except SigningKeyError as error:
         log.error("counsel_export_not_signed", export=str(export.pk), reason=str(error))
@@ -174,23 +155,22 @@ class _Writing:
         self.export, self.grant, self.hold = export, export.grant, export.hold
         self.made_at = datetime.now(UTC)
         self.custody_digest = ""
-        self._looked_at = 0.0
 
     def run(self) -> None:
         messages = Message.objects.filter(self.grant.days(), conversation__in=self._held())
         self._step(messages=messages.count())
-        with SealedWriter(_path_of(self.export), _key_of(self.export, self.made_at)) as out:
+        with SealedWriter(JOBS.path_of(self.export), key_of(self.export, self.made_at)) as out:
             with Archive(
-                out, made_at=self.made_at, asker=self._asker(), progress=self._progress
+                out, made_at=self.made_at, asker=self._asker(), progress=now_and_then(self._note)
             ) as archive:
-                for conversation in self._one_by_one():
+                for conversation in one_by_one(self._held()):
                     archive.put_conversation(
                         conversation, conversation.messages.filter(self.grant.days())
                     )
                 archive.put_index(
                     f"Held content: {self.hold.matter}",
                     self._facts(archive.counted),
-                    self._one_by_one,
+                    lambda: one_by_one(self._held()),
                     lead=_LEAD,
                 )
                 note = self._put_custody(archive)
@@ -201,38 +181,25 @@ class _Writing:
 
     def _held(self) -> QuerySet[Conversation]:
         """Return what lies both under the hold and in the grant's scope."""
-        scope = Conversation.objects.within(self.grant)
+        scope = Conversation.objects.within(self.grant).select_related("owner")
         if self.hold.conversation_id is None:
             return scope.filter(owner=self.hold.user_id)
         return scope.filter(pk=self.hold.conversation_id)
-
-    def _one_by_one(self) -> Iterator[Conversation]:
-        """Yield the conversations in the order of their ids, which is about that of their age."""
-        ordered = self._held().select_related("owner").order_by("pk")
-        page = list(ordered[:CONVERSATIONS_AT_ONCE])
-        while page:
-            yield from page
-            page = list(ordered.filter(pk__gt=page[-1].pk)[:CONVERSATIONS_AT_ONCE])
 
     def _asker(self) -> str:
         owner = self.hold.user or (self.hold.conversation and self.hold.conversation.owner)
         return name_and_email(owner)[0] if owner else "Question"
 
-    def _progress(self, counted: Counted) -> None:
-        if time.monotonic() - self._looked_at > STEP_SECONDS:
-            self._step(done=counted.messages)
-            self._looked_at = time.monotonic()
+    def _note(self, done: int) -> None:
+        self._step(done=done)
 
     def _step(self, **values: object) -> None:
-        """Note how far it is. Raises _Ended if it was ended, or access or hold are over."""
-        now = datetime.now(UTC)
-        mine = CounselExport.objects.filter(pk=self.export.pk, state=State.WRITING)
-        if not mine.update(beat_at=now, **values):
-            raise _Ended
-        if not BreakGlassGrant.objects.get(pk=self.grant.pk).is_active(now):
-            raise _Ended("The access ended before the file was written. Nothing was exported.")
+        """Note how far it is. Raises Ended if it was ended, or access or hold are over."""
+        JOBS.step(self.export, **values)
+        if not BreakGlassGrant.objects.get(pk=self.grant.pk).is_active(datetime.now(UTC)):
+            raise Ended("The access ended before the file was written. Nothing was exported.")
         if not Hold.objects.standing().filter(pk=self.hold.pk).exists():
-            raise _Ended("The hold ended before the file was written. Nothing was exported.")
+            raise Ended("The hold ended before the file was written. Nothing was exported.")
 
     def _facts(self, counted: Counted) -> dict[str, object]:
         facts: dict[str, object] = {
@@ -349,8 +316,7 @@ def _person(user: User | None) -> dict[str, object] | None:
 
 def _fail(export: CounselExport, reason: str) -> None:
     with transaction.atomic():
-        mine = CounselExport.objects.filter(pk=export.pk, state__in=UNFINISHED)
-        if mine.update(state=State.FAILED, reason=reason, finished_at=datetime.now(UTC)):
+        if JOBS.fail(export, reason):
             outcome = Outcome.FAILED
             record(
                 BY,
@@ -360,7 +326,7 @@ def _fail(export: CounselExport, reason: str) -> None:
                 reason=reason,
                 **_about(export),
             )
-    _path_of(export).unlink(missing_ok=True)
+    JOBS.remove(export)
 
 
 # --- keeping house ----------------------------------------------------------------------------
@@ -368,40 +334,13 @@ def _fail(export: CounselExport, reason: str) -> None:
 
 def tend(now: datetime) -> None:
     """Hand over what nobody took, end what broke off, remove the files of what is over."""
-    seen = Coalesce(F("beat_at"), F("requested_at"))
-    exports = CounselExport.objects.select_related("grant").alias(seen=seen)
-    for untaken in exports.filter(state=State.WAITING, seen__lt=now - UNTAKEN_AFTER):
-        _hand_over(untaken, expires=HANDED_OVER_FOR_SECONDS)
-    for silent in exports.filter(state=State.WRITING, seen__lt=now - SILENT_AFTER):
+    JOBS.hand_over_untaken(now)
+    for silent in JOBS.silent(now).select_related("grant"):
         _fail(silent, "The server stopped while it wrote this file. Try again.")
+    exports = CounselExport.objects.select_related("grant")
     for old in exports.filter(state=State.READY, finished_at__lte=now - KEPT_FOR):
         with transaction.atomic():
             CounselExport.objects.filter(pk=old.pk).update(state=State.EXPIRED)
             record(BY, "counsel_export.expired", old, **_about(old))
-        _path_of(old).unlink(missing_ok=True)
-    _sweep()
-
-
-def _sweep() -> None:
-    """Remove files whose export is not there: of writers that died."""
-    found = list(Path(settings.EXPORT_FOLDER).glob(f"*{_SUFFIX}*"))  # first: more may come
-    kept = CounselExport.objects.filter(state__in=[State.WRITING, State.READY])
-    names = {_path_of(export).name for export in kept.only("pk")}
-    for path in found:
-        if path.name.removesuffix(".new") not in names:
-            path.unlink(missing_ok=True)
-
-
-_SUFFIX = ".counsel.sealed"
-
-
-def _path_of(export: CounselExport) -> Path:
-    return Path(settings.EXPORT_FOLDER) / f"{export.pk}{_SUFFIX}"
-
-
-def _file_of(export: CounselExport) -> SealedFile:
-    return SealedFile(_path_of(export), export.pk)
-
-
-def _key_of(export: CounselExport, made_at: datetime) -> SealKey:
-    return SealKey(export.pk, KeyDay(RetentionClass.TEMPORARY, made_at.date()))
+        JOBS.remove(old)
+    JOBS.sweep()

@@ -2,6 +2,7 @@
 
     delete_conversations(ids)    whole conversations, with all that hangs on them
     delete_messages(ids)         a chunk of messages; conversations that are empty then go whole
+    hide_held(ids)               what holds keep of conversations, from their owners
     let_go_of_days(ids, last)    what conversations as a whole have of days that are over
     delete_windows(now)          what people spent long ago
 
@@ -135,6 +136,34 @@ def delete_messages(
     )
 
 
+def hide_held(ids: Iterable[uuid.UUID], *, purged_before: datetime) -> Ids:
+    """Hide from their owners what was said before a moment; of what is held, nothing is deleted.
+
+    For its owner a held conversation becomes what the purge would have left of it: with another
+    title if it goes on, or none of it. Those of which a reply is being written, or that somebody
+    works on, stay for a later run, and so do those that no hold keeps any more. Returns which were
+    hidden. Runs inside the caller's transaction. Raises DatabaseError, and then nothing is hidden.
+    """
+    under_hold = _locked(ids).held
+    hidden = under_hold - {owner for owner, _, _ in _being_written(under_hold)}
+    values: dict[str, Any] = {
+        "ids": sorted(hidden),
+        "before": purged_before,
+        "titles_until": purged_before.astimezone(UTC).date(),
+    }
+    runs = _rows(
+        "SELECT conversation_id, max(fence) FROM conversations_message"
+        " WHERE conversation_id = ANY(%s) AND created_at < %s GROUP BY conversation_id",
+        values["ids"],
+        purged_before,
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(_HIDE, values)
+    transaction.on_commit(lambda: _forget_live((), dict(runs)))
+    transaction.on_commit(lambda: working_context.forget(hidden))
+    return hidden
+
+
 # --- locks ------------------------------------------------------------------------------------
 
 
@@ -250,24 +279,51 @@ def _delete_emptied(ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
 
 
 # The third and fourth byte of a sealed value are its day (`conversations.encryption`).
-_MEND = """
+_TITLE_IS_OVER = """
+    length(title_sealed) > 3 AND date '1970-01-01' + get_byte(title_sealed, 2) * 256
+        + get_byte(title_sealed, 3) <= %(titles_until)s
+"""
+# What is being written stays, and is shown: nothing from there on counts as purged. (`least` and
+# `greatest` leave out NULL.)
+_MEND = f"""
     UPDATE conversations_conversation AS conversation
-    SET purged_before = greatest(purged_before, %(before)s::timestamptz),
+    SET purged_before = CASE WHEN %(before)s::timestamptz IS NULL THEN purged_before
+            ELSE greatest(purged_before, least(%(before)s::timestamptz,
+                (SELECT least(reply.created_at, question.created_at)
+                FROM conversations_message AS reply
+                LEFT JOIN conversations_message AS question ON question.id = reply.parent_id
+                WHERE reply.conversation_id = living.id AND reply.state = 'streaming'))) END,
         key_day = (oldest.created_at AT TIME ZONE 'UTC')::date,
         leaf_id = coalesce(
             (SELECT id FROM conversations_message WHERE id = conversation.leaf_id), newest.id),
-        title_sealed = CASE
-            WHEN length(title_sealed) > 3
-                AND date '1970-01-01' + get_byte(title_sealed, 2) * 256
-                    + get_byte(title_sealed, 3) <= %(titles_until)s
-            THEN ''::bytea ELSE title_sealed END
+        title_sealed = CASE WHEN {_TITLE_IS_OVER} THEN ''::bytea ELSE title_sealed END,
+        hidden_title_sealed = ''::bytea
     FROM unnest(%(ids)s) AS living (id),
         LATERAL (SELECT created_at FROM conversations_message
             WHERE conversation_id = living.id ORDER BY created_at LIMIT 1) AS oldest,
         LATERAL (SELECT id FROM conversations_message
             WHERE conversation_id = living.id ORDER BY created_at DESC, id DESC LIMIT 1) AS newest
     WHERE conversation.id = living.id
-"""
+"""  # noqa: S608 - of constants
+
+# The end gives way only to a younger one: of what is hidden as a whole, it is what counsel reads.
+_HIDE = f"""
+    UPDATE conversations_conversation AS conversation
+    SET purged_before = greatest(purged_before, %(before)s),
+        leaf_id = CASE WHEN (SELECT created_at FROM conversations_message
+                WHERE id = conversation.leaf_id) < %(before)s
+            THEN coalesce(newest.id, leaf_id) ELSE leaf_id END,
+        title_sealed = CASE WHEN {_TITLE_IS_OVER} THEN ''::bytea ELSE title_sealed END,
+        hidden_title_sealed = CASE WHEN hidden_title_sealed = '' AND {_TITLE_IS_OVER}
+            THEN title_sealed ELSE hidden_title_sealed END,
+        lifecycle = CASE WHEN newest.id IS NULL AND lifecycle IN ('active', 'archived')
+            THEN 'purged' ELSE lifecycle END
+    FROM unnest(%(ids)s::uuid[]) AS held (id) LEFT JOIN LATERAL
+        (SELECT id FROM conversations_message
+            WHERE conversation_id = held.id AND created_at >= %(before)s
+            ORDER BY created_at DESC, id DESC LIMIT 1) AS newest ON true
+    WHERE conversation.id = held.id
+"""  # noqa: S608 - of constants
 
 
 def _mend(

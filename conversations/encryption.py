@@ -102,6 +102,15 @@ def fall_back_on(held_key: Callable[[SealKey], ConversationKey | None]) -> None:
     _held_key = held_key
 
 
+def can_seal(key: SealKey) -> bool:
+    """Whether anything may still be sealed under a key; not once the key of its day is gone."""
+    try:
+        _made(key)
+    except KeyGone:
+        return False
+    return True
+
+
 def _existing(key: SealKey) -> ConversationKey:
     """Return the key, of its day or of a hold. Raises KeyGone."""
     try:
@@ -167,14 +176,16 @@ class SealedRow(models.Model):
 class SealedText:
     """A text attribute of a model, kept sealed in a `BinaryField` of the same row.
 
-    Table, primary key and column are the place.
+    Table, primary key and column are the place. What was moved as it was from another column is
+    still bound to that one, `sealed_for`.
     """
 
-    def __init__(self, column: str) -> None:
+    def __init__(self, column: str, sealed_for: str = "") -> None:
         self.column = column
+        self._sealed_for = sealed_for or column
 
     def _place(self, row: SealedRow) -> str:
-        return f"{row._meta.db_table}/{row.pk}/{self.column}"
+        return f"{row._meta.db_table}/{row.pk}/{self._sealed_for}"
 
     @overload
     def __get__(self, row: None, owner: type) -> "SealedText": ...

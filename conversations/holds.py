@@ -21,6 +21,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TypeVar
@@ -83,6 +84,11 @@ def held(conversation_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
 def without_held(rows: "models.QuerySet[Row]") -> "models.QuerySet[Row]":
     """Leave out what is under a hold, of conversations or of rows that have a `conversation`."""
     return rows.exclude(_is_held(rows.model))
+
+
+def only_held(rows: "models.QuerySet[Row]") -> "models.QuerySet[Row]":
+    """Leave out what is under no hold; for the same rows as `without_held`."""
+    return rows.filter(_is_held(rows.model))
 
 
 def is_person_held(user: User) -> bool:
@@ -277,15 +283,19 @@ def _held_on(day: KeyDay) -> "models.QuerySet[Conversation, tuple[uuid.UUID, uui
     said = Message.objects.filter(
         conversation=OuterRef("pk"), created_at__gte=begins, created_at__lt=begins + timedelta(1)
     )
-    in_use = Q(key_day=day.day) | Q(title_head=head_of(day)) | Q(Exists(said))
-    found = Conversation.objects.annotate(title_head=_title_head()).filter(
-        _is_held(Conversation), in_use, retention_class=day.retention_class
+    titles = Q(title_head=head_of(day)) | Q(hidden_head=head_of(day))
+    found = Conversation.objects.annotate(
+        title_head=_head("title_sealed"), hidden_head=_head("hidden_title_sealed")
+    ).filter(
+        _is_held(Conversation),
+        Q(key_day=day.day) | titles | Q(Exists(said)),
+        retention_class=day.retention_class,
     )
     return found.order_by("pk").values_list("pk", "owner_id")
 
 
-def _title_head() -> Substr:
-    return Substr("title_sealed", 1, HEAD_BYTES, output_field=models.BinaryField())
+def _head(column: str) -> Substr:
+    return Substr(column, 1, HEAD_BYTES, output_field=models.BinaryField())
 
 
 def _keys_in_use(conversations: Collection[Conversation]) -> set[SealKey]:
@@ -296,7 +306,7 @@ def _keys_in_use(conversations: Collection[Conversation]) -> set[SealKey]:
     """
     by_id = {one.pk: one for one in conversations}
     keys = {one.lasting_key() for one in conversations}
-    keys |= {SealKey(one.pk, day) for one in conversations for day in _day_of_title(one)}
+    keys |= {SealKey(one.pk, day) for one in conversations for day in _days_of_titles(one)}
     said = Message.objects.filter(conversation__in=by_id).order_by()
     days = said.annotate(day=TruncDate("created_at", tzinfo=UTC)).values_list(
         "conversation_id", "day"
@@ -305,13 +315,10 @@ def _keys_in_use(conversations: Collection[Conversation]) -> set[SealKey]:
     return keys
 
 
-def _day_of_title(conversation: Conversation) -> Iterator[KeyDay]:
-    if not conversation.title_sealed:
-        return
-    try:
-        yield day_of(bytes(conversation.title_sealed))
-    except Unreadable:
-        return  # damaged: there is nothing to keep
+def _days_of_titles(conversation: Conversation) -> Iterator[KeyDay]:
+    for title in (conversation.title_sealed, conversation.hidden_title_sealed):
+        with suppress(Unreadable):  # empty or damaged: there is nothing to keep
+            yield day_of(bytes(title))
 
 
 def _keep(hold_id: uuid.UUID, cipher: AESGCM, keys: Collection[SealKey]) -> int:

@@ -7,6 +7,7 @@ reply's row is written before the provider is called, so that after any crash th
 import uuid
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -19,7 +20,7 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from accounts.models import Role, User
-from conversations.encryption import SealedRow, SealedText, SealKey
+from conversations.encryption import SealedRow, SealedText, SealKey, can_seal
 from conversations.keyring import KeyDay
 from prompts.models import PromptTemplate, PromptVersion
 
@@ -32,10 +33,12 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
         """Those that `user` may open: their own that are not deleted. No role sees more."""
         if not user.is_authenticated or not user.is_active:
             return self.none()
+        return self.living().filter(owner=user, is_trial=False)
+
+    def living(self) -> "ConversationQuerySet":
+        """Those that are there for their owners: neither deleted, nor is all of it purged."""
         return self.filter(
-            owner=user,
-            is_trial=False,
-            lifecycle__in=[Conversation.Lifecycle.ACTIVE, Conversation.Lifecycle.ARCHIVED],
+            lifecycle__in=[Conversation.Lifecycle.ACTIVE, Conversation.Lifecycle.ARCHIVED]
         )
 
     def readable_under(self, grant: "BreakGlassGrant", now: datetime) -> "ConversationQuerySet":
@@ -43,10 +46,14 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
         return self.within(grant) if grant.is_active(now) else self.none()
 
     def within(self, grant: "BreakGlassGrant") -> "ConversationQuerySet":
-        """Those in the scope of a grant, open or not: to be counted and named, never to be read."""
+        """Those in the scope of a grant, open or not: to be counted and named, never to be read.
+
+        They come whole, with what a purge has hidden from their owners.
+        """
+        whole = self.annotate(is_whole=Value(True))  # type: ignore[no-redef]  # elsewhere False
         if grant.conversation_id:
-            return self.filter(pk=grant.conversation_id)
-        found = self.filter(owner=grant.person_id)
+            return whole.filter(pk=grant.conversation_id)
+        found = whole.filter(owner=grant.person_id)
         if not (grant.first_day or grant.last_day):
             return found
         said = Message.objects.filter(grant.days(), conversation=models.OuterRef("pk"))
@@ -92,6 +99,11 @@ class Conversation(SealedRow):
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="conversations"
     )
     title_sealed = models.BinaryField(default=bytes)
+    hidden_title_sealed = models.BinaryField(
+        default=bytes,
+        db_default=b"",
+        help_text="The first title that a hold kept when its time was over, as it was sealed.",
+    )
     retention_class = models.PositiveSmallIntegerField(
         default=RetentionClass.STANDARD, db_default=RetentionClass.STANDARD
     )
@@ -136,11 +148,24 @@ class Conversation(SealedRow):
         auto_now_add=True, help_text="When its owner last opened it; to the minute."
     )
     deleted_at = models.DateTimeField(null=True, blank=True)
+    deleted_from = models.CharField(
+        max_length=8,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The state that undoing its deletion brings back; empty: active.",
+    )
     purged_before = models.DateTimeField(
-        null=True, blank=True, help_text="What was said before was deleted, its time being over."
+        null=True,
+        blank=True,
+        help_text="What was said before was deleted, its time being over; what a hold keeps of it"
+        " is hidden from its owner.",
     )
 
     title = SealedText("title_sealed")
+    hidden_title = SealedText("hidden_title_sealed", sealed_for="title_sealed")
+    # Whether it was loaded for those who may read what is hidden from its owner.
+    is_whole = False
     objects = ConversationQuerySet.as_manager()
 
     class Meta:
@@ -176,7 +201,18 @@ class Conversation(SealedRow):
     @property
     def shown_title(self) -> str:
         """The title; empty while there is none, or where it can't be read."""
-        return Conversation.title.shown(self) or ""
+        return self.known_title or ""
+
+    @property
+    def known_title(self) -> str | None:
+        """The title, empty while there is none; None where it can't be read."""
+        if self.is_whole and not self.title_sealed:
+            return Conversation.hidden_title.shown(self)
+        return Conversation.title.shown(self)
+
+    def shown_messages(self) -> "MessageQuerySet":
+        """Return the messages that whoever it was loaded for may read."""
+        return self.messages.all() if self.is_whole else self.messages.shown()
 
     def owning_conversation(self) -> uuid.UUID:
         """Return its own id."""
@@ -208,6 +244,23 @@ class Runner(models.Model):
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
+
+
+class MessageQuerySet(models.QuerySet["Message"]):
+    def shown(self) -> "MessageQuerySet":
+        """Those that their owners may see: nothing that a purge deleted but for a hold.
+
+        The one place of this rule. Whose conversation it is, and whether it was deleted, is asked
+        of conversations.
+        """
+        since = F("conversation__purged_before")
+        return self.filter(Q(conversation__purged_before=None) | Q(created_at__gte=since))
+
+    def linked(self) -> "MessageQuerySet":
+        """Let each message follow only what is among these as well."""
+        before = self.order_by().filter(pk=models.OuterRef("parent_id"))
+        found = models.Subquery(before.values("pk"))
+        return self.annotate(follows=found)  # type: ignore[no-redef]  # in place of `parent`
 
 
 class Message(SealedRow):
@@ -308,6 +361,7 @@ class Message(SealedRow):
 
     content = SealedText("content_sealed")
     thinking = SealedText("thinking_sealed")
+    objects = MessageQuerySet.as_manager()
 
     class Meta:
         indexes = [
@@ -350,6 +404,16 @@ class Message(SealedRow):
     def shown_thinking(self) -> str:
         """What the model thought; empty where that can't be read."""
         return Message.thinking.shown(self) or ""
+
+    @cached_property
+    def follows(self) -> uuid.UUID | None:
+        """The id of the message before it; None where `linked` found that not to be shown."""
+        return self.parent_id
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether anything can still be written in it or about it: its day's key is there."""
+        return can_seal(self.seal_key())
 
     @property
     def is_reply(self) -> bool:

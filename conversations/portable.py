@@ -4,7 +4,7 @@
         with Archive(out, made_at=now) as archive:
             archive.put_tables("account", "Your account", tables)
             for conversation in conversations:
-                archive.put_conversation(conversation, conversation.messages.all())
+                archive.put_conversation(conversation, conversation.shown_messages())
     archive.digests                                 SHA-256 of each file
 
 Everything is written as it is read, a page of messages at a time, so a conversation of any length
@@ -23,11 +23,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import orjson
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.template.loader import render_to_string
 from django.utils.safestring import mark_safe
 
-from conversations.models import Conversation, Feedback, Message
+from conversations.models import Conversation, Feedback, Message, MessageQuerySet
 from conversations.reply.markdown import render
 from conversations.turn.faults import sentence_of
 
@@ -149,11 +149,11 @@ class Archive:
                 for piece in _markdown_table(table):
                     write(piece)
 
-    def put_conversation(self, conversation: Conversation, messages: QuerySet[Message]) -> None:
+    def put_conversation(self, conversation: Conversation, messages: MessageQuerySet) -> None:
         """Write a conversation with these messages of it, by `stem_of` its name."""
         stem, pages = stem_of(conversation), _Pages(conversation, messages)
         title = title_of(conversation)
-        self.counted.unreadable += Conversation.title.shown(conversation) is None
+        self.counted.unreadable += conversation.known_title is None
         with self.file(f"{stem}.json") as write:
             about = _conversation_json(conversation)
             _write_object(write, [*about.items(), ("messages", self._told(pages))])
@@ -207,9 +207,10 @@ class Archive:
 class _Pages:
     """A conversation's messages by pages, oldest first; what is one page is read once."""
 
-    def __init__(self, conversation: Conversation, messages: QuerySet[Message]) -> None:
+    def __init__(self, conversation: Conversation, messages: MessageQuerySet) -> None:
         self._conversation = conversation
-        loaded = messages.filter(conversation=conversation).select_related(*_LOADED)
+        of_this = messages.filter(conversation=conversation)
+        loaded = of_this.linked().select_related(*_LOADED)
         self._messages = loaded.order_by("created_at", "pk")
         self._only: list[Message] | None = None
 
@@ -268,7 +269,7 @@ def _plain(value: Any) -> str:
 
 
 def _conversation_json(conversation: Conversation) -> Row:
-    title = Conversation.title.shown(conversation)
+    title = conversation.known_title
     return {
         "id": conversation.pk,
         "title": title or "",
@@ -286,7 +287,7 @@ def _message_json(message: Message) -> Row:
     content = message.shown_content
     return {
         "id": message.pk,
-        "follows": message.parent_id,
+        "follows": message.follows,
         "role": message.role,
         "state": message.state,
         "readable": content is not None,
@@ -457,7 +458,7 @@ def stem_of(conversation: Conversation) -> str:
 
 def title_of(conversation: Conversation) -> str:
     """Return the title, or what stands in its place."""
-    title = Conversation.title.shown(conversation)
+    title = conversation.known_title
     if title is None:
         return "A conversation whose title can't be read any more"
     return title or "A conversation without a title"

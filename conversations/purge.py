@@ -13,6 +13,9 @@ which nothing is left but what a hold keeps.
 
 A run that would delete an unusual share of everything stops before it begins: a clock may have
 jumped. A run never deletes what the policies at hand no longer let go.
+
+What is due and held stays, but unless HOLDS_ARE_TOLD its owner sees it no more: nobody could tell
+by what is still there that a hold keeps it.
 """
 
 import time
@@ -38,11 +41,11 @@ from audit.statements import signed_statement
 from audit.trail import record
 from audit.verify import CompactRange, leaf_hash
 from chatbot import telemetry
-from conversations.deletion import delete_messages, delete_windows, let_go_of_days
+from conversations.deletion import delete_messages, delete_windows, hide_held, let_go_of_days
 from conversations.encryption import HEAD_BYTES, head_of
-from conversations.holds import keep_keys, without_held
+from conversations.holds import keep_keys, only_held, without_held
 from conversations.keyring import KeyDay, KeyGone, keyring
-from conversations.models import Conversation, Feedback, Message, PurgeRun
+from conversations.models import Conversation, Feedback, Message, MessageQuerySet, PurgeRun
 from conversations.retention import Period, in_words, periods
 
 logger = structlog.get_logger(__name__)
@@ -226,7 +229,7 @@ def due_of(cutoff: Cutoff) -> QuerySet[Message]:
     return without_held(_past(cutoff))
 
 
-def _past(cutoff: Cutoff) -> QuerySet[Message]:
+def _past(cutoff: Cutoff) -> MessageQuerySet:
     """The messages of a class whose time is over. No conversation is older than its key's day."""
     return Message.objects.filter(
         conversation__retention_class=cutoff.retention_class,
@@ -253,6 +256,9 @@ class _Work:
         for each in _going_by(self.run):
             self._take_all(each.retention_class, now)
         due = _going_by(self.run)
+        if not settings.HOLDS_ARE_TOLD:
+            for cutoff in due:
+                self._hide(cutoff)
         for cutoff in due:
             self._let_go_of_days(cutoff)
         self._end(due, now)
@@ -343,6 +349,19 @@ class _Work:
         self._at = now
         self.run.save()
 
+    # --- what is held
+
+    def _hide(self, cutoff: Cutoff) -> None:
+        """Hide from their owners what holds keep of a class and what is not hidden yet."""
+        due = only_held(_past(cutoff).shown()).order_by("conversation_id")
+        ids = list(due.values_list("conversation_id", flat=True).distinct())
+        for start in range(0, len(ids), CONVERSATIONS_AT_ONCE):
+            with transaction.atomic():
+                self._lock()
+                some = ids[start : start + CONVERSATIONS_AT_ONCE]
+                hide_held(some, purged_before=cutoff.before)
+                self._save()
+
     # --- days that are over
 
     def _let_go_of_days(self, cutoff: Cutoff) -> None:
@@ -425,7 +444,9 @@ def _tell(counts: dict[str, int]) -> None:
 
 
 def _clinging(retention_class: int, until: date) -> QuerySet[Conversation, uuid.UUID]:
-    """Conversations that need a key of a day up to `until`, for a title or as a whole."""
+    """Conversations that need a key of a day up to `until`, for a title or as a whole; and those
+    that a hold has left with a hidden title.
+    """
     title = Q(
         title_head__gte=head_of(KeyDay(retention_class, date(1970, 1, 1))),
         title_head__lte=head_of(KeyDay(retention_class, until)),
@@ -433,7 +454,7 @@ def _clinging(retention_class: int, until: date) -> QuerySet[Conversation, uuid.
     found = (
         Conversation.objects.filter(retention_class=retention_class)
         .annotate(title_head=_title_head())
-        .filter(title | Q(key_day__lte=until))
+        .filter(title | Q(key_day__lte=until) | ~Q(hidden_title_sealed=b""))
     )
     return without_held(found).order_by("pk").values_list("pk", flat=True)
 

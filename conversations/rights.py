@@ -19,7 +19,7 @@ from itertools import groupby
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.utils import timezone
 
 from accounts.access import System
@@ -27,7 +27,7 @@ from accounts.models import User
 from audit.trail import record
 from conversations.deletion import delete_conversations
 from conversations.holds import without_held
-from conversations.models import Conversation, Message
+from conversations.models import Conversation, ConversationQuerySet, Message
 
 BY = System("rights")
 DESTROYED_AT_ONCE = 100
@@ -82,11 +82,15 @@ def delete_all(*, by: User) -> Sequence[Message]:
 
 
 def hide_all(user: User, deleted_at: datetime) -> list[uuid.UUID]:
-    """Hide all of somebody's conversations as deleted then; return which. In a transaction."""
-    mine = Conversation.objects.filter(owner=user, lifecycle__in=_LIVING).order_by("pk")
-    ids = list(mine.select_for_update().values_list("pk", flat=True))
-    _hide(Conversation.objects.filter(pk__in=ids), deleted_at)
-    return ids
+    """Hide all of somebody's conversations as deleted then; return which. In a transaction.
+
+    What a hold keeps where all is purged is deleted as well, without a word.
+    """
+    mine = Conversation.objects.filter(owner=user, lifecycle__in=[*_LIVING, Lifecycle.PURGED])
+    rows = mine.order_by("pk").select_for_update().values_list("pk", "lifecycle")
+    found = list(rows)
+    _hide(Conversation.objects.filter(pk__in=[pk for pk, _ in found]), deleted_at)
+    return [pk for pk, lifecycle in found if lifecycle in _LIVING]
 
 
 def hurry(user: User) -> None:
@@ -98,7 +102,9 @@ _LIVING = (Lifecycle.ACTIVE, Lifecycle.ARCHIVED)
 
 
 def _hide(conversations: QuerySet[Conversation], deleted_at: datetime) -> None:
-    conversations.update(lifecycle=Lifecycle.DELETED, deleted_at=deleted_at)
+    conversations.update(
+        deleted_from=F("lifecycle"), lifecycle=Lifecycle.DELETED, deleted_at=deleted_at
+    )
 
 
 def stop_open_replies(ids: Sequence[uuid.UUID]) -> Sequence[Message]:
@@ -116,13 +122,15 @@ def stop_open_replies(ids: Sequence[uuid.UUID]) -> Sequence[Message]:
 def undo(conversation_id: uuid.UUID, *, by: User) -> int:
     """Bring back a conversation and what was deleted with it; return how many, 0 if it is too late.
 
-    One that was archived comes back to the list.
+    One that was archived is archived again.
     """
     deleted = _undoable(by).filter(pk=conversation_id).first()
     if deleted is None:
         return 0
     together = _undoable(by).filter(deleted_at=deleted.deleted_at)
-    count = together.update(lifecycle=Lifecycle.ACTIVE, deleted_at=None)
+    archived = When(deleted_from=Lifecycle.ARCHIVED, then=Value(Lifecycle.ARCHIVED))
+    was = Case(archived, default=Value(Lifecycle.ACTIVE))
+    count = together.update(lifecycle=was, deleted_at=None, deleted_from="")
     if count == 1:
         record(by, "conversation.restored", deleted)
     else:
@@ -154,10 +162,15 @@ def _by_act(rows: "Sequence[Conversation] | QuerySet[Conversation]") -> Iterator
         yield Deletion(together[0].pk, len(together), title, deleted_at + undo_time())
 
 
-def _undoable(user: User) -> QuerySet[Conversation]:
+def _undoable(user: User) -> ConversationQuerySet:
+    """What can be undone: not where all is purged since, though a hold keeps it."""
     since = timezone.now() - undo_time()
+    left = Message.objects.shown().filter(conversation=OuterRef("pk"))
     return Conversation.objects.filter(
-        owner=user, lifecycle=Lifecycle.DELETED, deleted_at__gt=since
+        Q(purged_before=None) | Exists(left),
+        owner=user,
+        lifecycle=Lifecycle.DELETED,
+        deleted_at__gt=since,
     )
 
 

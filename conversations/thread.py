@@ -149,14 +149,15 @@ def thread_of(
     Two queries, one more with a condition.
     """
     # The parents tell which messages belong to the branch; contents are loaded only for the shown.
-    tree = conversation.messages.only("id", "parent_id", "conversation_id")
+    said = conversation.shown_messages()
+    tree = said.only("id", "parent_id", "conversation_id")
     path = [message.pk for message in branch(tree, conversation.leaf_id)]
     if within:
-        those = set(conversation.messages.filter(within).values_list("pk", flat=True))
+        those = set(said.filter(within).values_list("pk", flat=True))
         path = [pk for pk in path if pk in those]
     end = path.index(before) if before in path else len(path)
     start = max(0, end - MESSAGES_AT_ONCE)
-    shown = conversation.messages.select_related("prompt_version__template", "refused_by")
+    shown = said.linked().select_related("prompt_version__template", "refused_by")
     found = shown.in_bulk(path[start:end])
     messages = [found[pk] for pk in path[start:end] if pk in found]
     for message in messages:

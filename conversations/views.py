@@ -94,17 +94,18 @@ def conversation(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
 def _not_there(user: User, conversation_id: uuid.UUID) -> HttpResponse:
     """Go to where a deletion can be undone; raise Http404 for what isn't somebody's, or is gone.
 
-    A try to open another's is recorded.
+    A try to open another's is recorded; not one to open what was one's own, for by that its owner
+    could tell that it is still there.
     """
     if deletion_of(user, conversation_id):
         return redirect(f"{reverse('new_conversation')}?deleted={conversation_id}")
-    if Conversation.objects.filter(pk=conversation_id).exists():
+    if Conversation.objects.filter(pk=conversation_id).exclude(owner=user).exists():
         record_sparingly(
             user,
             "access.denied",
             ("conversations.conversation", str(conversation_id)),
             outcome="denied",
-            reason="somebody else's conversation, or a deleted one",
+            reason="somebody else's conversation",
             each=str(conversation_id),
         )
     raise Http404

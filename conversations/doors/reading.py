@@ -50,13 +50,14 @@ def messages(user: User, session_id: uuid.UUID, cursor: uuid.UUID | None, limit:
     Three queries. Raises Conversation.DoesNotExist.
     """
     conversation = _mine(user, session_id)
-    tree = conversation.messages.only("id", "parent_id", "conversation_id")
+    said = conversation.shown_messages()
+    tree = said.only("id", "parent_id", "conversation_id")
     path = [message.pk for message in branch(tree, conversation.leaf_id)]
     if cursor and cursor not in path:
         raise _bad_cursor()
     start = path.index(cursor) + 1 if cursor else 0
     shown = path[start : start + limit]
-    found = conversation.messages.select_related(*_LOADED).in_bulk(shown)
+    found = said.linked().select_related(*_LOADED).in_bulk(shown)
     rows: Sequence[Message] = [found[pk] for pk in shown if pk in found]
     return {
         "items": [message_out(row) for row in rows],
@@ -66,7 +67,8 @@ def messages(user: User, session_id: uuid.UUID, cursor: uuid.UUID | None, limit:
 
 def message(user: User, session_id: uuid.UUID, message_id: uuid.UUID) -> dict[str, Any]:
     """Return one message. Raises DoesNotExist of a session or message."""
-    return message_out(_mine(user, session_id).messages.select_related(*_LOADED).get(pk=message_id))
+    said = _mine(user, session_id).shown_messages().linked().select_related(*_LOADED)
+    return message_out(said.get(pk=message_id))
 
 
 @transaction.atomic
@@ -75,11 +77,13 @@ def rate(
 ) -> dict[str, Any]:
     """Keep a thumb and words about a reply, in place of what was kept before.
 
-    Raises DoesNotExist of a session or message.
+    Raises DoesNotExist of a session or message; so it does where nothing can be sealed any more.
     """
     conversation = _mine(user, session_id)
-    replies = conversation.messages.select_for_update().filter(role=Message.Role.ASSISTANT)
-    reply = replies.get(pk=message_id)
+    replies = conversation.shown_messages().filter(role=Message.Role.ASSISTANT)
+    reply = replies.select_for_update(of=("self",)).get(pk=message_id)
+    if not reply.takes_text:
+        raise Message.DoesNotExist
     feedback = Feedback.objects.filter(reply=reply).first() or Feedback(reply=reply)
     feedback.rating, feedback.comment = rating, comment
     feedback.save()
@@ -91,7 +95,7 @@ def rate(
 def unrate(user: User, session_id: uuid.UUID, message_id: uuid.UUID) -> None:
     """Take the rating of a reply back, if there is one. Raises DoesNotExist as `rate`."""
     conversation = _mine(user, session_id)
-    reply = conversation.messages.get(pk=message_id, role=Message.Role.ASSISTANT)
+    reply = conversation.shown_messages().get(pk=message_id, role=Message.Role.ASSISTANT)
     removed, _ = Feedback.objects.filter(reply=reply).delete()
     if removed:
         record(user, "feedback.withdrawn", conversation, turn=reply.pk, reply=str(reply.pk))
@@ -103,11 +107,15 @@ def usage(user: User, days: int) -> dict[str, Any]:
     One query.
     """
     today = timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    replies = Message.objects.filter(
-        conversation__in=Conversation.objects.visible_to(user),
-        role=Message.Role.ASSISTANT,
-        created_at__gte=today - timedelta(days=days - 1),
-    ).exclude(prompt_version=None)
+    replies = (
+        Message.objects.shown()
+        .filter(
+            conversation__in=Conversation.objects.visible_to(user),
+            role=Message.Role.ASSISTANT,
+            created_at__gte=today - timedelta(days=days - 1),
+        )
+        .exclude(prompt_version=None)
+    )
     by_day = replies.values(day=TruncDate("created_at", tzinfo=UTC)).annotate(
         replies=Count("pk"),
         sum_in=Coalesce(Sum("tokens_in"), 0),

@@ -197,7 +197,7 @@ def message_out(message: Message) -> dict[str, Any]:
     return {
         "id": message.pk,
         "session_id": message.conversation_id,
-        "parent_id": message.parent_id,
+        "parent_id": message.follows,
         "role": message.role,
         "content": content or "",
         "thinking": message.shown_thinking,

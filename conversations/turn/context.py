@@ -83,8 +83,8 @@ def _earlier(
         known = kept.leading_to(question.parent_id, conversation)
         if known is not None:
             return known
-    everything = Message.objects.filter(conversation_id=question.conversation_id).only(*COLUMNS)
-    return branch(everything, question.parent_id)
+    said = conversation.shown_messages().only(*COLUMNS)
+    return branch(said, question.parent_id)
 
 
 def _turns(messages: Iterable[Message], guard: Guard) -> list[list[ChatMessage]]:

@@ -211,9 +211,12 @@ def _continued(
     kept: WorkingContext | None,
 ) -> Turn:
     conversation = Conversation.objects.visible_to(by).select_for_update().get(pk=conversation_id)
-    reply = conversation.messages.select_related("parent", "prompt_version__template").get(
+    said = conversation.shown_messages().linked()
+    reply = said.select_related("parent", "prompt_version__template").get(
         pk=reply_id, role=Message.Role.ASSISTANT
     )
+    if not reply.takes_text:
+        raise Message.DoesNotExist
     if reply.is_open:  # a double click, or another tab was quicker
         return Turn(conversation, _question_of(reply), reply, None)
     if reply.pk != conversation.leaf_id or not can_continue(reply):
@@ -261,14 +264,14 @@ def can_continue(reply: Message) -> bool:
     """Whether the reply ended before its natural end, so that more could come.
 
     What can't be read can't be continued: its text would be overwritten. Nor can what has outlived
-    its question.
+    its question, or the key of its day.
     """
-    if reply.parent_id is None:
+    if reply.follows is None:
         return False
     ended_early = {Message.State.STOPPED, Message.State.FAILED, Message.State.INTERRUPTED}
     if reply.state not in ended_early and reply.finish_reason != "length":
         return False
-    return reply.shown_content is not None
+    return reply.takes_text and reply.shown_content is not None
 
 
 class _Beginning(NamedTuple):
@@ -364,7 +367,7 @@ def _store_history(conversation: Conversation, history: Sequence[ChatMessage]) -
 
 def _standing_turn(conversation: Conversation, key: str) -> Turn:
     """Return the turn that this key made. Raises Refusal: another reply is open."""
-    question = conversation.messages.filter(key=key).first()
+    question = conversation.shown_messages().filter(key=key).first()
     if question:
         replies = question.children.select_related("prompt_version__template")
         return Turn(conversation, question, replies.latest("created_at"), None)

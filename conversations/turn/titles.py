@@ -38,7 +38,7 @@ async def title_if_first(
     """
     if turn.conversation.title_sealed:
         return None
-    plain = first_words(turn.question.content)
+    plain = first_words(turn.question.shown_content or "")
     # Nobody looks for a temporary conversation in a list.
     by_model = by_model and not turn.conversation.is_temporary
     call = await db_patiently(_call_for_title)(turn, runner_id) if by_model else None

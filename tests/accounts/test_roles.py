@@ -1,6 +1,7 @@
 """The table of roles, and the sections of the admin that follow from it."""
 
 import pytest
+from django.apps import apps
 from django.contrib import admin
 
 from accounts.models import Role
@@ -65,10 +66,46 @@ SECTIONS = {
     "prompt_editor": {"prompts"},
     "prompt_publisher": {"prompts"},
     "compliance_officer": {"prompts", "audit", "conversations"},
-    "external_auditor": {"audit"},
+    "external_auditor": {"audit", "conversations"},
     "operator": {"conversations"},
     "administrator": {"prompts", "accounts", "conversations"},
 }
+
+
+# Who sees which of what tells of purges, holds, erasures and reading what others said.
+SEEN = {
+    "compliance_officer": {"retentionpolicy", "purgerun", "hold", "breakglassgrant"},
+    "external_auditor": {"purgerun"},
+    "administrator": {"erasure"},
+}
+KEPT_CLOSE = {
+    *("retentionpolicy", "retentionversion", "purgerun", "hold", "heldkey", "personexport"),
+    *("erasure", "breakglassgrant", "breakglassview", "counselexport"),
+}
+OPEN_TO_OPERATORS = {
+    *("conversation", "message", "budgetplan", "budgetwindow", "policyrule", "policyruleversion"),
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_who_sees_holds_policies_and_purges(role):
+    held = ROLES[role].permissions
+    seen = {name for name in KEPT_CLOSE if implies(held, f"conversations.view_{name}")}
+    assert seen == SEEN.get(role, set())
+
+
+def test_nobody_may_change_or_remove_evidence():
+    evidence = KEPT_CLOSE - {"retentionpolicy"}
+    for held in (role.permissions for role in ROLES.values()):
+        for act in ("change", "delete"):
+            assert not any(implies(held, f"conversations.{act}_{name}") for name in evidence)
+
+
+def test_who_sees_each_model_of_conversations_was_decided():
+    known = {model._meta.model_name for model in apps.get_app_config("conversations").get_models()}
+    assert known == KEPT_CLOSE | OPEN_TO_OPERATORS | {"runner", "feedback", "reservation"}
+    held = ROLES["operator"].permissions
+    assert {n for n in known if implies(held, f"conversations.view_{n}")} == OPEN_TO_OPERATORS
 
 
 @pytest.mark.django_db

@@ -7,9 +7,13 @@ from conversations.models import Conversation
     ("role", "sees", "sees_not"),
     [
         ("compliance_officer", ["entry", "conversation"], ["user"]),
-        ("external_auditor", ["entry"], ["conversation", "user", "prompttemplate"]),
+        (
+            "external_auditor",
+            ["entry", "purgerun"],
+            ["conversation", "hold", "user", "prompttemplate"],
+        ),
         ("administrator", ["user", "prompttemplate"], ["entry", "conversation"]),
-        ("operator", ["conversation"], ["entry", "user"]),
+        ("operator", ["conversation"], ["entry", "user", "hold", "purgerun"]),
         ("prompt_editor", ["prompttemplate"], ["conversation", "entry", "user"]),
     ],
 )

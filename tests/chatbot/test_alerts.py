@@ -23,6 +23,13 @@ def test_rule_has_the_form_that_prometheus_reads(rule):
     assert rule["expr"].count("(") == rule["expr"].count(")")
 
 
+def test_holds_whose_day_of_review_is_over_are_told():
+    (rule,) = [rule for rule in RULES if "parley_holds_to_review" in rule["expr"]]
+    runbook = FILE.parents[1] / "docs" / "retention.md"
+    (section,) = re.findall(r'"(When [^"]+)"', rule["annotations"]["description"])
+    assert f"## {section}\n" in runbook.read_text()
+
+
 def test_names_are_used_once():
     names = [rule["alert"] for rule in RULES]
     assert len(set(names)) == len(names)

@@ -15,9 +15,11 @@ from accounts.access import Denied
 from accounts.administration import LastAdministratorError, create_account, reactivate
 from accounts.models import ApiToken, RoleGrant, User
 from accounts.tokens import make_token, token_of
+from audit import export as log_export
 from audit import sealing
 from audit.inspection import inspect_log
-from audit.models import Entry, PersonalDetails
+from audit.models import Entry, Export, PersonalDetails
+from audit.selection import Selection
 from audit.trail import ANONYMOUS, acting_as, record, record_outside
 from conversations.erasure import erase, finish_all
 from conversations.holds import end_due, lift, place
@@ -55,12 +57,32 @@ def whole_database() -> str:
     return text
 
 
+def entries_of(export: Export) -> set[int]:
+    found = log_export.restored(export.selection).entries().filter(pk__lt=export.seen_entry)
+    return set(found.values_list("pk", flat=True))
+
+
 def done() -> None:
     destroy_due(timezone.now())
     finish_all(timezone.now())
 
 
 # --- what goes --------------------------------------------------------------------------------
+
+
+def test_exports_asked_for_by_the_email_name_the_account_and_find_the_same(olive, sam, ada, ravi):
+    record(ada, "role.granted", olive, role="operator")
+    record(olive, "auth.logged_out", olive)
+    by_email = log_export.request_export(Selection(search="Olive@Parley.example"), by=ravi)
+    Export.objects.update(state="failed")
+    other = log_export.request_export(Selection(search=sam.email, event="role.granted"), by=ravi)
+    before = entries_of(by_email)
+    assert len(before) >= 2
+    erase(olive, by=olive)
+    by_email.refresh_from_db()
+    assert by_email.selection == {"search": str(olive.pk)}
+    assert entries_of(by_email) == before
+    assert Export.objects.get(pk=other.pk).selection == other.selection
 
 
 def test_nothing_tells_any_more_who_it_was_or_what_was_said(finished, olive, ada, olive_client):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.conf import settings as django_settings
 from django.db import transaction
+from django.db.models import Value
 from django.utils import timezone
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -24,7 +25,14 @@ from conversations import encryption, holds, keyring, models
 from conversations.deletion import delete_conversations
 from conversations.encryption import day_of, open_sealed
 from conversations.keyring import KeyGone, Unreadable
-from conversations.models import Conversation, HeldKey, Hold, Message, RetentionPolicy
+from conversations.models import (
+    BreakGlassGrant,
+    Conversation,
+    HeldKey,
+    Hold,
+    Message,
+    RetentionPolicy,
+)
 from conversations.purge import cutoffs, purge
 from conversations.retention import PeriodRefused, set_period
 
@@ -70,6 +78,8 @@ class Talk:
 
     owner: User
     title: str = ""
+    hidden_title: str = ""
+    hidden_before: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     messages: list[uuid.UUID] = field(default_factory=list)
 
 
@@ -120,7 +130,7 @@ class HoldsAgainstPurge(RuleBasedStateMachine):
 
     def somebody_says(self, which):
         owner = self.people[which == 1]
-        own = [pk for pk, talk in self.talks.items() if talk.owner == owner]
+        own = sorted(Conversation.objects.visible_to(owner).values_list("pk", flat=True))
         if which in {0, 1} or not own:
             talk = Conversation.objects.create(owner=owner, key_day=Clock.moment.date())
             self.talks[talk.pk] = Talk(owner)
@@ -167,7 +177,8 @@ class HoldsAgainstPurge(RuleBasedStateMachine):
             if one.talk in freed and day_of(one.sealed) not in days:
                 one.is_lost = True
         for pk in freed:
-            self.talks[pk].title = ""  # may be lost with its day, and is asked for no more
+            # May be lost with their days, and are asked for no more.
+            self.talks[pk].title = self.talks[pk].hidden_title = ""
 
     def somebody_deletes(self, which):
         if pk := self._one_of_talks(which):
@@ -193,8 +204,11 @@ class HoldsAgainstPurge(RuleBasedStateMachine):
                 self._went(pk, [each for each in talk.messages if self.said[each].at < before])
         stored = Conversation.objects.in_bulk(self.talks)
         for pk, talk in self.talks.items():
-            if pk not in held and not stored[pk].title_sealed:
-                talk.title = ""  # older than what is left
+            if pk in held and any(self.said[each].at < before for each in talk.messages):
+                talk.hidden_before = max(talk.hidden_before, before)
+            if not stored[pk].title_sealed:  # older than what is left
+                talk.hidden_title = talk.hidden_title or talk.title if pk in held else ""
+                talk.title = ""
         days = [day for day in keyring.keyring().days() if day.retention_class == 1]
         assert all(day.day >= before.date() for day in days)
 
@@ -224,10 +238,41 @@ class HoldsAgainstPurge(RuleBasedStateMachine):
                 assert message.content == known.text
 
     @invariant()
+    def the_owner_sees_nothing_that_is_over_and_all_that_is_not(self):
+        for person in self.people:
+            own = Conversation.objects.visible_to(person)
+            seen = {message.pk for one in own for message in one.shown_messages()}
+            assert seen == set(
+                Message.objects.shown()
+                .filter(conversation__owner=person)
+                .values_list("pk", flat=True)
+            )
+            assert seen == {
+                pk
+                for pk, one in self.said.items()
+                if self.talks[one.talk].owner == person
+                and one.at >= self.talks[one.talk].hidden_before
+            }
+            listed = {self.said[pk].talk for pk in seen}
+            assert listed == set(own.values_list("pk", flat=True))
+
+    @invariant()
+    def counsel_sees_all_that_is_held(self):
+        for person in self.people:
+            scope = Conversation.objects.within(BreakGlassGrant(person=person))
+            for one in scope:
+                assert {each.pk for each in one.shown_messages()} == set(
+                    self.talks[one.pk].messages
+                )
+
+    @invariant()
     def titles_can_be_read(self):
-        for talk in Conversation.objects.all():
-            if self.talks[talk.pk].title:
-                assert talk.title == self.talks[talk.pk].title
+        for talk in Conversation.objects.annotate(is_whole=Value(True)):
+            known = self.talks[talk.pk]
+            if known.title:
+                assert talk.title == known.title
+            elif known.hidden_title:
+                assert talk.known_title == known.hidden_title
 
     @invariant()
     def what_went_opens_only_while_its_key_is_needed(self):

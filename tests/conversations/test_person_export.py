@@ -15,7 +15,7 @@ from accounts.access import System
 from accounts.tokens import make_token
 from audit.models import Entry
 from audit.trail import record
-from conversations import person_export, portable
+from conversations import export_jobs, person_export, portable
 from conversations.keyring import KeyDay, keyring
 from conversations.models import Conversation, Feedback, Message, PersonExport
 from conversations.person_export import ExportRefused, request_export, tend, write
@@ -324,7 +324,7 @@ def test_one_that_was_ended_meanwhile_leaves_no_file(said, olive, settings, monk
 
 def test_what_nobody_took_is_handed_over_again(olive, monkeypatch):
     sent = []
-    monkeypatch.setattr(person_export.current_app, "send_task", lambda *a, **k: sent.append(a))
+    monkeypatch.setattr(export_jobs.current_app, "send_task", lambda *a, **k: sent.append(a))
     export = request_export(by=olive)
     tend(timezone.now())
     assert not sent

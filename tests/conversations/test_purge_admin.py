@@ -69,6 +69,20 @@ def test_who_only_sees_metadata_confirms_nothing(client, make_user, asks):
     assert asks.state == "asking"
 
 
+@pytest.mark.django_db
+def test_an_external_auditor_reads_the_report_and_changes_nothing(client, make_user, asks):
+    client.force_login(make_user("piet", "external_auditor"))
+    page = client.get(REPORT)
+    assert page.status_code == 200
+    body = _body(page.content.decode())
+    assert "<button" not in body
+    assert "retentionpolicy" not in body
+    shown = client.get(reverse("admin:conversations_purgerun_change", args=[asks.pk]))
+    assert shown.status_code == 200
+    confirm = reverse("admin:conversations_purgerun_confirm", args=[asks.pk])
+    assert client.post(confirm).status_code == 403
+
+
 def _body(page: str) -> str:
     return page.partition('id="content-main"')[2]
 

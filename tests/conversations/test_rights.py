@@ -68,6 +68,15 @@ def test_it_comes_back_as_it_was_while_it_can_be_undone(finished, olive):
     assert events("conversation.restored") == ["conversation.restored"]
 
 
+def test_what_was_archived_is_archived_again(finished, olive):
+    archived, active = finished().conversation, finished().conversation
+    Conversation.objects.filter(pk=archived.pk).update(lifecycle="archived")
+    delete_all(by=olive)
+    assert undo(active.pk, by=olive) == 2
+    states = Conversation.objects.values_list("pk", "lifecycle", "deleted_from")
+    assert set(states) == {(archived.pk, "archived", ""), (active.pk, "active", "")}
+
+
 def test_then_it_is_destroyed_and_nothing_brings_it_back(finished, olive):
     gone, kept = finished().conversation, finished("Stays").conversation
     delete(gone.pk, by=olive)

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('conversations', '0011_break_glass'),
+        ('conversations', '0014_deleted_from'),
         ('prompts', '0003_versions'),
     ]
 
