@@ -39,6 +39,7 @@ class Event:
 
 
 _G = Group
+_RELEASE = ("release", "version", "number", "before", "share", "step", "numbers")
 
 EVENTS: dict[str, Event] = {
     "auth.login_succeeded": Event(_G.SIGN_IN, "Somebody signed in."),
@@ -238,8 +239,8 @@ EVENTS: dict[str, Event] = {
     "prompt.published": Event(
         _G.MODELS,
         "A version of a prompt was published by somebody who had written no part of it. It can't be"
-        " changed any more, and is live.",
-        ("version", "number", "content_hash", "before"),
+        " changed any more. It is live, or waits to be released step by step.",
+        ("version", "number", "content_hash", "before", "live"),
     ),
     "prompt.restored": Event(
         _G.MODELS,
@@ -249,6 +250,56 @@ EVENTS: dict[str, Event] = {
     ),
     "prompt.paused": Event(_G.MODELS, "A prompt was taken off offer for new conversations."),
     "prompt.resumed": Event(_G.MODELS, "A prompt was put back on offer."),
+    "prompt.declined": Event(
+        _G.MODELS,
+        "A live prompt fell below its own baseline, by people's ratings or by an evaluation;"
+        " retraining was asked for.",
+        ("version", "number", "content_hash", "source", "numbers"),
+    ),
+    "release.began": Event(
+        _G.MODELS,
+        "A version of a prompt began to be released step by step: to a group, or to a share of the"
+        " people, in basis points.",
+        _RELEASE,
+    ),
+    "release.advanced": Event(
+        _G.MODELS,
+        "A release went on to its next share: the step before had its sample and its time.",
+        _RELEASE,
+    ),
+    "release.guarded": Event(
+        _G.MODELS,
+        "The bounds of a release were set: how much worse than production it may be before it is"
+        " rolled back.",
+        ("release", "bounds"),
+    ),
+    "release.step_offered": Event(
+        _G.MODELS,
+        "A step of a release was found to be done: it has its sample and its time, and keeps its"
+        " bounds.",
+        ("release", "step", "numbers"),
+    ),
+    "release.paused": Event(
+        _G.MODELS,
+        "A release was paused, by a person or by a guard: nobody else gets the version.",
+        _RELEASE,
+    ),
+    "release.resumed": Event(
+        _G.MODELS,
+        "A release that was paused went on.",
+        _RELEASE,
+    ),
+    "release.rolled_back": Event(
+        _G.MODELS,
+        "A release was ended, by a person or by a guard, and everybody is answered by the version"
+        " before; in an emergency one of the authors may do that.",
+        (*_RELEASE, "emergency"),
+    ),
+    "release.finished": Event(
+        _G.MODELS,
+        "A release reached everybody: its version is live.",
+        _RELEASE,
+    ),
     "prompt.tried": Event(
         _G.MODELS,
         "Somebody had a wording answered in the playground, published or not.",
@@ -256,8 +307,8 @@ EVENTS: dict[str, Event] = {
     ),
     "prompt.unavailable": Event(
         _G.MODELS,
-        "The live version of a prompt was missing or could not be rendered; the last good one"
-        " served.",
+        "The version of a prompt that was to serve was missing or could not be rendered; the last"
+        " good one served.",
         ("count",),
     ),
     "budget.changed": Event(

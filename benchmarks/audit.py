@@ -5,27 +5,23 @@ python -m benchmarks.audit --quick        fifty thousand
 """
 
 import argparse
-import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
 
 from benchmarks.accounting import median, percentile
+from benchmarks.apps import apps_on_servers
 from benchmarks.report import Table, number
-from chatbot.local.environment import ROOT, application_environment
-from chatbot.local.folder import DataFolder
-from chatbot.local.servers import servers
+from chatbot.local.environment import ROOT
 
 ENTRIES, FEW_ENTRIES = 1_000_000, 50_000
 TIMES = 30
@@ -77,21 +73,9 @@ def measure(quick: bool) -> list[Table]:
 @contextmanager
 def log_of(count: int) -> Iterator[int]:
     """Set up Django on servers of its own, whose log has so many entries."""
-    with tempfile.TemporaryDirectory(prefix="parley-bench-") as folder:
-        data = Path(folder) / "data"
-        given = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        with servers(data, given, purpose="the benchmark") as running:
-            env = application_environment(DataFolder(data), given, running, "127.0.0.1")
-            owned = {**env, "DATABASE_URL": running.database_owner_url}
-            for command in ("migrate", "collectstatic"):
-                manage = [sys.executable, "manage.py", command, "--no-input", "-v", "0"]
-                subprocess.run(manage, cwd=ROOT, env=owned, check=True)
-            _fill(running.database_owner_url, count)
-            os.environ.update(env)
-            import django  # noqa: PLC0415 - it reads the settings, which the servers make
-
-            django.setup()
-            yield count
+    with apps_on_servers("collectstatic") as address:
+        _fill(address, count)
+        yield count
 
 
 def _fill(address: str, count: int) -> None:

@@ -149,6 +149,15 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5.0},
     },
+    "watch_releases": {
+        "task": "prompts.tasks.watch_releases",
+        "schedule": 20.0,
+        "options": {"expires": 20.0},
+    },
+    "look_for_drift": {
+        "task": "prompts.tasks.look_for_drift",
+        "schedule": crontab(minute=37),
+    },
     "tend_exports": {
         "task": "audit.tasks.tend_exports",
         "schedule": 60.0,
@@ -272,6 +281,8 @@ AUDIT_FOLDER = Path(env.str("AUDIT_FOLDER", default=str(BASE_DIR / "data" / "aud
 # Where copies go, addresses with commas between; `audit.streams` and `audit.publishing` read them.
 AUDIT_STREAM_TO = env.str("AUDIT_STREAM_TO", default="")
 AUDIT_PUBLISH_TO = env.str("AUDIT_PUBLISH_TO", default="")
+# Who is asked for retraining when a live prompt declines, addresses with commas between.
+RETRAINING_WEBHOOK = env.str("RETRAINING_WEBHOOK", default="")
 # For how many days the file of an export may be downloaded.
 AUDIT_EXPORT_DAYS = env.int("AUDIT_EXPORT_DAYS", default=7)
 # Retention of the log itself; `audit.removal` checks it.

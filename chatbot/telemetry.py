@@ -55,6 +55,16 @@ fallbacks = Counter(
 active_replies = Gauge(
     "parley_active_replies", "Replies being written now", multiprocess_mode="livesum"
 )
+release_rollbacks = Counter(
+    "parley_release_rollbacks_total",
+    "Releases of prompts that a guard rolled back",
+    ["template", "metric"],
+)
+prompt_declines = Counter(
+    "parley_prompt_declines_total",
+    "Live prompts that fell below their baseline",
+    ["template", "source"],
+)
 open_sockets = Gauge("parley_open_sockets", "Open websockets", multiprocess_mode="livesum")
 # Asked of the database at each look at the figures, by whichever process is looked at.
 audit_copy_behind_entries = Gauge(

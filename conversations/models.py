@@ -22,7 +22,7 @@ from uuid_utils.compat import uuid7
 from accounts.models import Role, User
 from conversations.encryption import SealedRow, SealedText, SealKey, can_seal
 from conversations.keyring import KeyDay
-from prompts.models import PromptTemplate, PromptVersion
+from prompts.models import Arm, PromptTemplate, PromptVersion, Release
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -122,6 +122,23 @@ class Conversation(SealedRow):
         related_name="+",
         db_index=False,  # templates stay, so nobody asks which conversations point to one
         help_text="What it began with. Empty: the general assistant.",
+    )
+    release = models.ForeignKey(
+        Release,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_index=False,  # releases stay, so nobody asks which conversations point to one
+        help_text="What was being released of its template when it began.",
+    )
+    arm = models.CharField(
+        max_length=10,
+        choices=Arm.choices,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Where it stands in that release, from its beginning on.",
     )
     is_trial = models.BooleanField(
         default=False,
@@ -264,7 +281,12 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
 
 class Message(SealedRow):
-    """A question, a reply, or a system message."""
+    """A question, a reply, or a system message.
+
+    A reply points to the version that it was told, which can't change any more: the version holds
+    the content hash and the parameters, before which `asked_parameters` come. `release` and `arm`
+    say why it was that version, and `is_fallback` that another one was to serve.
+    """
 
     class Role(models.TextChoices):
         USER = "user"
@@ -279,10 +301,6 @@ class Message(SealedRow):
         FAILED = "failed"
         REFUSED = "refused"
         INTERRUPTED = "interrupted"
-
-    class Arm(models.TextChoices):
-        PRODUCTION = "production"
-        CANARY = "canary"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     conversation = models.ForeignKey(
@@ -313,7 +331,25 @@ class Message(SealedRow):
         PromptVersion, on_delete=models.PROTECT, null=True, blank=True, related_name="+"
     )
     model = models.CharField(max_length=200, blank=True)
+    release = models.ForeignKey(
+        Release,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="replies",
+        db_index=False,  # the index of Meta serves what is asked
+        help_text="The release under way that it took part in.",
+    )
     arm = models.CharField(max_length=10, choices=Arm.choices, blank=True)
+    is_fallback = models.BooleanField(
+        default=False, db_default=False, help_text="The version that was to serve could not."
+    )
+    asked_parameters = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        help_text="Numbers that a program asked for beside those of the version.",
+    )
     finish_reason = models.CharField(max_length=32, blank=True)
     fault = models.CharField(
         max_length=32, blank=True, help_text="Why it failed or was interrupted, as a code."
@@ -368,6 +404,11 @@ class Message(SealedRow):
             models.Index(fields=["conversation", "created_at"], name="messages_of_conversation"),
             models.Index(
                 fields=["runner"], name="replies_being_written", condition=Q(state="streaming")
+            ),
+            models.Index(
+                fields=["release", "created_at"],
+                name="replies_of_release",
+                condition=Q(release__isnull=False),
             ),
         ]
         constraints = [

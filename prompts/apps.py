@@ -11,7 +11,9 @@ class PromptsConfig(AppConfig):
         from prompts.catalogue import kept_offers
         from prompts.models import LanguageModel, ModelPrice, PromptTemplate, PromptVersion
         from prompts.offering import seed_default_model
+        from prompts.retraining import configured_hooks
 
+        configured_hooks()  # a mistake in an address ends the start
         post_migrate.connect(seed_templates, sender=self)
         post_migrate.connect(seed_default_model, sender=self)
         for sender in (LanguageModel, ModelPrice):

@@ -1,7 +1,9 @@
 """What the AI is and is told: models on offer with their prices, templates and their versions."""
 
 import hashlib
+import secrets
 import uuid
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
+from django.db.models.functions import Now
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
@@ -247,6 +250,11 @@ class PromptVersion(models.Model):
     published_at = models.DateTimeField(null=True, blank=True)
     published_by = _person_field()
     release_note = models.CharField(max_length=300, blank=True, default="", db_default="")
+    is_for_release = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Published to be released step by step, not made live at once.",
+    )
 
     class Meta:
         constraints = [
@@ -272,6 +280,19 @@ class PromptVersion(models.Model):
         """Whether it may still change."""
         return self.published_at is None
 
+    @property
+    def last_release(self) -> "Release | None":
+        """Its newest release; no query where `releases` was prefetched."""
+        return next(iter(self.releases.all()), None)
+
+    @property
+    def was_live(self) -> bool:
+        """Whether it was everybody's at some time, so that it can be again."""
+        if self.is_draft:
+            return False
+        finished = (release.state == Release.State.FINISHED for release in self.releases.all())
+        return not self.is_for_release or any(finished)
+
     def permits(self, user: User, permission: Permission) -> bool:
         """Say no to who wrote a part of it and wants to publish it."""
         return permission != Permission.PUBLISH_PROMPTS or user.pk not in self.contributors
@@ -291,3 +312,361 @@ def hash_of(
         "variables": variables,
     }
     return hashlib.sha256(rfc8785.dumps(said)).hexdigest()
+
+
+# --- releases ------------------------------------------------------------------------------------
+
+
+class Arm(models.TextChoices):
+    """By what a conversation is answered while a version is released."""
+
+    PRODUCTION = "production"
+    CANARY = "canary"  # drawn by the release's share
+    EARLY = "early", "early access"  # chosen by name or role, so not to be compared as if drawn
+
+
+WHOLE = 10_000
+"""All people, in basis points."""
+
+
+def percent(share: int) -> str:
+    """Return basis points as people read them: `2.5 %`."""
+    return f"{share / 100:g}\N{NO-BREAK SPACE}%"
+
+
+def _new_salt() -> bytes:
+    return secrets.token_bytes(16)
+
+
+class Release(models.Model):
+    """A version on its way from a few people to everybody. Changed by `prompts.rollout` alone.
+
+    `steps` are objects with `share` in basis points, strictly rising, at most 10000, and what each
+    step waits for before the next: `people`, `turns` and `minutes`. A first step with the share 0
+    is the early access. The database refuses steps that don't rise, a draft, another release of
+    the template at the same time, and changes of what was decided at the beginning or of a release
+    that is over.
+    """
+
+    class State(models.TextChoices):
+        EARLY_ACCESS = "early_access", "early access"
+        CANARY = "canary"
+        PAUSED = "paused"
+        FINISHED = "finished", "in production"
+        ROLLED_BACK = "rolled_back", "rolled back"
+
+    UNDER_WAY = (State.EARLY_ACCESS, State.CANARY, State.PAUSED)
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    template = models.ForeignKey(PromptTemplate, on_delete=models.PROTECT, related_name="releases")
+    version = models.ForeignKey(PromptVersion, on_delete=models.PROTECT, related_name="releases")
+    replaces = models.ForeignKey(
+        PromptVersion,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="What is live meanwhile, and after a rollback.",
+    )
+    salt = models.BinaryField(
+        default=_new_salt, help_text="Decides, with their id, where a person stands."
+    )
+    early_role = models.SlugField(max_length=40, blank=True)
+    early_people = ArrayField(models.UUIDField(), default=list, blank=True)
+    steps = models.JSONField()
+    step = models.PositiveSmallIntegerField(default=0, help_text="Which of `steps` holds, from 0.")
+    share = models.PositiveSmallIntegerField(
+        help_text="Of the people, in basis points: that of the step."
+    )
+    state = models.CharField(max_length=12, choices=State.choices)
+    step_began_at = models.DateTimeField(default=timezone.now)
+    paused_at = models.DateTimeField(null=True, blank=True)
+    paused_for = models.DurationField(
+        default=timedelta, help_text="How long this step was paused before it went on."
+    )
+    began_at = models.DateTimeField(default=timezone.now)
+    began_by = _person_field()
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-began_at",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["template"],
+                condition=models.Q(state__in=["early_access", "canary", "paused"]),
+                name="one_release_under_way",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(
+                    state__in=["early_access", "canary", "paused", "finished", "rolled_back"]
+                ),
+                name="release_state_known",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(state="paused", paused_at__isnull=False)
+                | (~models.Q(state="paused") & models.Q(paused_at=None)),
+                name="paused_release_says_since_when",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"Release of {self.version}"
+
+    @property
+    def where(self) -> str:
+        """Where it stands, as people say it: `Canary 10 %`."""
+        share = percent(self.share) if self.share else "early access"
+        if self.state == self.State.CANARY:
+            return f"Canary {share}"
+        if self.state == self.State.PAUSED:
+            return f"Paused at {share}"
+        return str(self.get_state_display()).capitalize()
+
+    @property
+    def reach(self) -> int:
+        """Whom the version reaches by this release now, in basis points."""
+        ends = {self.State.FINISHED: WHOLE, self.State.ROLLED_BACK: 0}
+        return ends.get(self.State(self.state), self.share)
+
+    @property
+    def reached(self) -> str:
+        """The part of the people whom it reaches, as people read it."""
+        return percent(self.reach)
+
+    @property
+    def left(self) -> str:
+        """The part of the people whom it does not reach, as people read it."""
+        return percent(WHOLE - self.reach)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it can still end either way."""
+        return self.state in self.UNDER_WAY
+
+
+class ReleaseDecision(models.Model):
+    """Who decided what about a release, when and why. Only ever added."""
+
+    class Verb(models.TextChoices):
+        BEGAN = "began"
+        ADVANCED = "advanced"
+        PAUSED = "paused"
+        RESUMED = "resumed"
+        ROLLED_BACK = "rolled_back", "rolled back"
+        FINISHED = "finished"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    release = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="decisions")
+    verb = models.CharField(max_length=11, choices=Verb.choices)
+    share = models.PositiveSmallIntegerField(help_text="From then on, in basis points.")
+    by = _person_field()
+    part = models.CharField(
+        max_length=40, blank=True, help_text="Which part of Parley decided, where no person did."
+    )
+    is_emergency = models.BooleanField(
+        default=False, help_text="An author of the version decided alone."
+    )
+    note = models.CharField(max_length=300)
+    numbers = models.JSONField(default=dict, blank=True, help_text="What it was decided by.")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("at", "id")
+
+    def __str__(self) -> str:
+        return f"{self.release}: {self.get_verb_display()}"
+
+    @property
+    def says(self) -> str:
+        """What was decided, in words."""
+        word = str(self.get_verb_display()).capitalize()
+        moved = self.verb in {self.Verb.BEGAN, self.Verb.ADVANCED} and self.share
+        return f"{word}: {percent(self.share)}" if moved else word
+
+    @property
+    def figures(self) -> list[tuple[str, Any]]:
+        """The figures that are plain numbers, by name; the log has all of them."""
+        return [
+            (name.replace("_", " "), number)
+            for name, number in self.numbers.items()
+            if isinstance(number, int | float | str)
+        ]
+
+
+# --- guards --------------------------------------------------------------------------------------
+
+
+def _positive(least: float, default: float, **options: Any) -> Any:
+    return models.FloatField(
+        default=default, db_default=default, validators=[MinValueValidator(least)], **options
+    )
+
+
+class ReleaseGuard(models.Model):
+    """How much worse a release may be than production, and what was made of it so far.
+
+    Rates are shares of turns, in [0, 1]; factors say how many times as long or dear. Changed by
+    `prompts.guards` alone, and bounds only until the first person was compared.
+    """
+
+    release = models.OneToOneField(
+        Release, on_delete=models.PROTECT, primary_key=True, related_name="guard"
+    )
+    error_rate = _positive(0, 0.02, help_text="So many more turns may fail: 0.02 is 2 in 100.")
+    refusal_rate = _positive(0, 0.03, help_text="So many more turns may be refused.")
+    thumbs_down_rate = _positive(0, 0.1, help_text="So many more ratings may be thumbs down.")
+    duration_factor = _positive(1, 1.25, help_text="So many times as long may replies take.")
+    cost_factor = _positive(1, 1.25, help_text="So many times as dear may replies be.")
+    advances_itself = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Takes the next step when this one has its sample and time, and no bound is"
+        " crossed. Production is always a publisher's decision.",
+    )
+    offered_step = models.SmallIntegerField(
+        default=-1, db_default=-1, editable=False, help_text="The last step found to be done."
+    )
+    looked_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(
+                name="guard_bounds_can_be_kept",
+                condition=models.Q(
+                    error_rate__range=(0, 0.9),
+                    refusal_rate__range=(0, 0.9),
+                    thumbs_down_rate__range=(0, 0.9),
+                    duration_factor__range=(1, 4),
+                    cost_factor__range=(1, 4),
+                ),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"Guards of {self.release_id}"
+
+
+class ArmTally(models.Model):
+    """What a window of one person's turns, or ratings, came to in an arm of a release's step.
+
+    Written by `prompts.tallies` in the transaction that ends a turn or takes a rating; emptied when
+    the release is over. No content. Times are milliseconds, costs USD.
+    """
+
+    class Kind(models.TextChoices):
+        TURNS = "turns"
+        RATINGS = "ratings"
+
+    id = models.BigAutoField(primary_key=True)
+    release = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="tallies")
+    step = models.PositiveSmallIntegerField()
+    arm = models.CharField(max_length=10, choices=Arm.choices)
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    kind = models.CharField(max_length=7, choices=Kind.choices)
+    window = models.PositiveSmallIntegerField(help_text="As `sequential.window_of` counts.")
+    count = models.PositiveIntegerField(default=0, db_default=0)
+    errors = models.PositiveIntegerField(default=0, db_default=0)
+    refusals = models.PositiveIntegerField(default=0, db_default=0)
+    thumbs_down = models.PositiveIntegerField(default=0, db_default=0)
+    completed = models.PositiveIntegerField(default=0, db_default=0)
+    duration_ms = models.BigIntegerField(default=0, db_default=0, help_text="Of those completed.")
+    cost_usd = models.DecimalField(
+        max_digits=16, decimal_places=8, default=0, db_default=0, help_text="Of those completed."
+    )
+    began_at = models.DateTimeField(default=timezone.now, db_default=Now())
+    changed_at = models.DateTimeField(default=timezone.now, db_default=Now())
+    compared_at = models.DateTimeField(
+        null=True, blank=True, help_text="From then on it stays as it is."
+    )
+
+    class Meta:
+        verbose_name_plural = "arm tallies"
+        constraints = (
+            models.UniqueConstraint(
+                fields=["release", "step", "arm", "person", "kind", "window"],
+                name="one_tally_per_window",
+            ),
+        )
+        indexes = (
+            models.Index(
+                fields=["release", "step"],
+                name="tallies_to_compare",
+                condition=models.Q(compared_at=None),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.arm} {self.kind} {self.window}"
+
+
+class GuardReading(models.Model):
+    """How the comparison of one metric stands, in a step and a window: nobody's, numbers alone."""
+
+    class Metric(models.TextChoices):
+        ERRORS = "errors", "turns that failed"
+        REFUSALS = "refusals", "turns that were refused"
+        THUMBS_DOWN = "thumbs_down", "ratings that were thumbs down"
+        DURATION = "duration", "time to the end of a reply"
+        COST = "cost", "cost of a reply"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    release = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="readings")
+    step = models.PositiveSmallIntegerField()
+    metric = models.CharField(max_length=11, choices=Metric.choices)
+    window = models.PositiveSmallIntegerField()
+    comparison = models.JSONField(help_text="As `sequential.Comparison.as_dict` gives it.")
+    scale = models.JSONField(default=dict, help_text="As `sequential.Scale.as_dict` gives it.")
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=["release", "step", "metric", "window"], name="one_reading_per_window"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.get_metric_display()}, window {self.window}"
+
+
+# --- drift ---------------------------------------------------------------------------------------
+
+
+class RatingTally(models.Model):
+    """How one person rated replies of a live version on a day (UTC). No content.
+
+    Written by `prompts.drift` with the rating; removed when no look needs it any more.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    version = models.ForeignKey(PromptVersion, on_delete=models.PROTECT, related_name="+")
+    day = models.DateField()
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    ratings = models.PositiveIntegerField(default=0, db_default=0)
+    thumbs_down = models.PositiveIntegerField(default=0, db_default=0)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=["version", "day", "person"], name="one_rating_tally_a_day"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.version_id} {self.day}"
+
+
+class RatingBaseline(models.Model):
+    """How a live version was rated at first: a share of thumbs down for each person, nobody's name.
+
+    Fixed once; `prompts.drift` compares later weeks with it.
+    """
+
+    version = models.OneToOneField(
+        PromptVersion, on_delete=models.PROTECT, primary_key=True, related_name="rating_baseline"
+    )
+    scores = ArrayField(models.FloatField())
+    until = models.DateField(help_text="The last day that is part of it.")
+    looked_on = models.DateField(null=True, blank=True)
+    declined_on = models.DateField(null=True, blank=True, help_text="When it last told of a fall.")
+
+    def __str__(self) -> str:
+        return f"Baseline of {self.version_id}"

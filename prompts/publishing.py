@@ -8,6 +8,7 @@ which the log says. Each verb asks for permission, changes and records, together
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Max
@@ -17,7 +18,7 @@ from accounts.access import require
 from accounts.models import User
 from accounts.roles import ROLES, Permission
 from audit.trail import record
-from prompts.models import LanguageModel, PromptTemplate, PromptVersion
+from prompts.models import LanguageModel, PromptTemplate, PromptVersion, Release
 from prompts.rendering import Refused, Variable, compiled, declared, stored_form, with_line_feeds
 from prompts.serving import GENERAL_ASSISTANT, known_now
 
@@ -134,22 +135,24 @@ def set_paused(template: PromptTemplate, paused: bool, *, by: User, note: str) -
     Conversations that began with it go on. Raises Denied and NotPossible.
     """
     require(by, Permission.PUBLISH_PROMPTS, template)
-    note = _noted(note)
-    locked = _locked(template)
-    if paused and locked.slug == GENERAL_ASSISTANT:
+    note = noted(note)
+    stored = locked(template)
+    if paused and stored.slug == GENERAL_ASSISTANT:
         raise NotPossible("The general assistant answers whoever chose nothing: it can't pause.")
-    if locked.is_paused == paused:
-        raise NotPossible(f"{locked.name} is {'paused' if paused else 'on offer'} already.")
-    locked.is_paused = paused
-    locked.save(update_fields=["is_paused"])
-    record(by, "prompt.paused" if paused else "prompt.resumed", locked, reason=note)
+    if stored.is_paused == paused:
+        raise NotPossible(f"{stored.name} is {'paused' if paused else 'on offer'} already.")
+    stored.is_paused = paused
+    stored.save(update_fields=["is_paused"])
+    record(by, "prompt.paused" if paused else "prompt.resumed", stored, reason=note)
 
 
-def _locked(template: PromptTemplate) -> PromptTemplate:
-    return PromptTemplate.objects.select_for_update().get(pk=template.pk)
+def locked(template: PromptTemplate) -> PromptTemplate:
+    """Return the template as it is now, locked against other verbs; turns go on beside it."""
+    return PromptTemplate.objects.select_for_update(no_key=True).get(pk=template.pk)
 
 
-def _noted(note: str) -> str:
+def noted(note: str) -> str:
+    """Return the note without space around it. Raises NotPossible when there is none."""
     note = note.strip()
     if not note:
         raise NotPossible("Say why in the note: it goes to the audit log.")
@@ -163,7 +166,7 @@ def _noted(note: str) -> str:
 def begin_draft(template: PromptTemplate, terms: Terms, *, by: User) -> PromptVersion:
     """Store a new draft with the next number. Raises Denied and Refused."""
     require(by, Permission.EDIT_PROMPTS, template)
-    _locked(template)  # two at once would take the same number
+    locked(template)  # two at once would take the same number
     highest = template.versions.aggregate(highest=Max("number"))["highest"] or 0
     draft = PromptVersion(template=template, number=highest + 1, author=by)
     _write(draft, terms, by)
@@ -178,7 +181,7 @@ def save_draft(draft: PromptVersion, terms: Terms, *, revision: int, by: User) -
     else saved it meanwhile.
     """
     require(by, Permission.EDIT_PROMPTS, draft)
-    stored = _locked_version(draft)
+    stored = locked_version(draft)
     if not stored.is_draft:
         raise NotPossible(f"v{stored.number} was published meanwhile, and stays as it is.")
     if stored.revision != revision:
@@ -198,34 +201,45 @@ def _write(draft: PromptVersion, terms: Terms, by: User) -> None:
     draft.save()
 
 
-def _locked_version(version: PromptVersion) -> PromptVersion:
+def locked_version(version: PromptVersion) -> PromptVersion:
+    """Return the version as it is now, with its template, locked against other verbs."""
     versions = PromptVersion.objects.select_related("template")
-    return versions.select_for_update(of=("self",)).get(pk=version.pk)
+    return versions.select_for_update(of=("self",), no_key=True).get(pk=version.pk)
 
 
 # --- releases ----------------------------------------------------------------------------------
 
 
 @transaction.atomic
-def publish(draft: PromptVersion, *, content_hash: str, note: str, by: User) -> PromptVersion:
-    """Make a draft immutable and live, as it was when its `content_hash` was read.
+def publish(
+    draft: PromptVersion, *, content_hash: str, note: str, by: User, for_release: bool = False
+) -> PromptVersion:
+    """Make a draft immutable, as it was when its `content_hash` was read, and live: for everybody
+    at once, or for nobody yet, to be released step by step (`prompts.rollout`).
 
     Raises Denied for who wrote a part of it, Refused, NotPossible, and Conflict when the draft was
     changed after it was read.
     """
     require(by, Permission.PUBLISH_PROMPTS)
-    note = _noted(note)
-    template = _locked(draft.template)
-    stored = _locked_version(draft)
+    note = noted(note)
+    template = locked(draft.template)
+    stored = locked_version(draft)
     require(by, Permission.PUBLISH_PROMPTS, stored)
     if not stored.is_draft:
         raise NotPossible(f"v{stored.number} is published already.")
     if stored.content_hash != content_hash:
         raise Conflict(stored)
     Terms.of(stored).rendered()
+    before = template.live_version_id
+    if for_release and before is None:
+        raise NotPossible("Nothing of it is live yet: the first version is for everybody at once.")
     stored.published_at, stored.published_by, stored.release_note = timezone.now(), by, note
-    stored.save(update_fields=["published_at", "published_by", "release_note"])
-    _make_live(template, stored, "prompt.published", by=by, note=note)
+    stored.is_for_release = for_release
+    stored.save(update_fields=["published_at", "published_by", "release_note", "is_for_release"])
+    if not for_release:
+        make_live(template, stored)
+    told = _told(stored, before)
+    record(by, "prompt.published", template, reason=note, live=not for_release, **told)
     return stored
 
 
@@ -239,37 +253,44 @@ def restore(
     Raises Denied and NotPossible.
     """
     require(by, Permission.PUBLISH_PROMPTS, None if is_emergency else version)
-    note = _noted(note)
-    template = _locked(version.template)
-    stored = _locked_version(version)
+    note = noted(note)
+    template = locked(version.template)
+    stored = locked_version(version)
     if stored.is_draft:
         raise NotPossible(f"v{stored.number} was never live: it has to be published.")
-    if template.live_version_id == stored.pk:
+    if not stored.was_live:
+        raise NotPossible(f"v{stored.number} was never live: it has to be released.")
+    before = template.live_version_id
+    if before == stored.pk:
         raise NotPossible(f"v{stored.number} is live already.")
-    _make_live(template, stored, "prompt.restored", by=by, note=note, emergency=is_emergency)
+    make_live(template, stored)
+    told = _told(stored, before)
+    record(by, "prompt.restored", template, reason=note, emergency=is_emergency, **told)
     return stored
 
 
-def _make_live(
-    template: PromptTemplate,
-    version: PromptVersion,
-    event: str,
-    *,
-    by: User,
-    note: str,
-    **more: Any,
-) -> None:
-    before = template.live_version_id
+def make_live(template: PromptTemplate, version: PromptVersion) -> None:
+    """Let a locked template point at a published version. Raises NotPossible during a release."""
+    refuse_while_released(template)
     template.live_version = version
     template.save(update_fields=["live_version"])
-    record(
-        by,
-        event,
-        template,
-        reason=note,
-        version=str(version.pk),
-        number=version.number,
-        content_hash=version.content_hash,
-        before=str(before or ""),
-        **more,
-    )
+
+
+def refuse_while_released(template: PromptTemplate) -> None:
+    """Return if no version of the template is being released. Raises NotPossible."""
+    releases = template.releases.filter(state__in=Release.UNDER_WAY).select_related("version")
+    for release in releases:
+        raise NotPossible(
+            f"v{release.version.number} is being released. Put it into production or roll it back"
+            " first."
+        )
+
+
+def _told(version: PromptVersion, before: UUID | None) -> dict[str, Any]:
+    """Return what the log tells of a version that took the place of another."""
+    return {
+        "version": str(version.pk),
+        "number": version.number,
+        "content_hash": version.content_hash,
+        "before": str(before or ""),
+    }

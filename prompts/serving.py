@@ -1,28 +1,32 @@
-"""What the AI is told in a turn: the live version of the conversation's template, rendered.
+"""What the AI is told in a turn: the version of the template for this conversation, rendered.
 
     chosen = choose(user, "summariser")         for a conversation that begins; raises NotOnOffer
+    pin = pinned_first(chosen.release, user)    where it stands while a version is released
     chosen = chosen_before(template_id)         for one that goes on
-    wording = wording_for(chosen)
+    wording = wording_for(chosen, pin)
 
-One query for the choice, so that what was published, paused or restored holds in every process from
-the next turn on; versions are kept in memory, because published ones never change. Where the live
-version is missing or can't be rendered, that is reported, and the last good one serves.
+One query for the choice, the release with it, so that what was published, released, rolled back,
+paused or restored holds in every process from the next turn on; versions are kept in memory,
+because published ones never change. Where the version that is to serve is missing or can't be
+rendered, that is reported, and the last good one serves.
 """
 
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import structlog
 from django.db import connection
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from accounts.access import System
 from accounts.models import User
 from audit.trail import record_sparingly
-from prompts.models import PromptVersion
+from prompts.arms import IN_PRODUCTION, Pin, UnderWay, standing
+from prompts.models import Arm, PromptVersion, Release
 from prompts.rendering import Refused, compiled, declared
 
 logger = structlog.get_logger(__name__)
@@ -52,6 +56,7 @@ class Chosen(NamedTuple):
     roles: list[str]
     is_paused: bool
     live_version_id: uuid.UUID | None
+    release: UnderWay | None = None
 
     def is_for(self, user: User) -> bool:
         """Whether this person may begin a conversation with it."""
@@ -67,7 +72,8 @@ class Wording:
     """What is told, by which version, to which model (a slug; empty: the default), and how.
 
     `parameters` go to the provider; `max_tokens` among them only ever lowers what a reply may have.
-    `is_fallback`: another version than the live one serves. A text that is tried has no version.
+    `is_fallback`: the version that was to serve could not. `pin` is where the conversation stood. A
+    text that is tried has no version.
     """
 
     text: str
@@ -75,6 +81,7 @@ class Wording:
     model: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     is_fallback: bool = False
+    pin: Pin = IN_PRODUCTION
 
 
 def templates_for(user: User) -> list[Chosen]:
@@ -108,27 +115,33 @@ def chosen_before(template_id: uuid.UUID | None) -> Chosen:
     raise NoLiveVersion("The template is gone.")
 
 
-def wording_for(chosen: Chosen) -> Wording:
-    """Return what a turn is told. Raises NoLiveVersion.
+def wording_for(chosen: Chosen, pin: Pin = IN_PRODUCTION) -> Wording:
+    """Return what a turn is told in a conversation with this pin. Raises NoLiveVersion.
 
     No query, but for the first turn with a version in this process.
     """
-    for version_id, name, is_fallback in _candidates(chosen):
+    stands = standing(chosen.release, pin)
+    for version_id, name, is_fallback in _candidates(chosen, stands):
         try:
-            return _worded(published(version_id, name), is_fallback=is_fallback)
+            return _worded(published(version_id, name), stands, is_fallback=is_fallback)
         except (PromptVersion.DoesNotExist, Refused) as error:
             _report(chosen, type(error).__name__)
     raise NoLiveVersion(f"The template {chosen.slug} has no version that can serve.")
 
 
-def wording_again(version: PromptVersion | None, template_id: uuid.UUID | None) -> Wording:
-    """Return what a reply that goes on was told; the live version's where that is gone."""
-    if version:
-        try:
-            return _worded(version, is_fallback=False)
-        except Refused as error:
-            _report(chosen_before(template_id), type(error).__name__)
-    return wording_for(chosen_before(template_id))
+def wording_again(
+    version: PromptVersion | None, template_id: uuid.UUID | None, pin: Pin = IN_PRODUCTION
+) -> Wording:
+    """Return what a reply that goes on was told, whatever was rolled back meanwhile. Where that is
+    gone: what its conversation, with this pin, is told now. Raises NoLiveVersion."""
+    if version is None:
+        return wording_for(chosen_before(template_id), pin)
+    try:
+        return _worded(version, pin, is_fallback=False)
+    except Refused as error:
+        chosen = chosen_before(template_id)
+        _report(chosen, type(error).__name__)
+        return replace(wording_for(chosen, pin), is_fallback=True)
 
 
 def live_version(slug: str = GENERAL_ASSISTANT) -> PromptVersion:
@@ -150,8 +163,9 @@ def rendered(version: PromptVersion) -> str:
     return compiled(version.content, declared(version.variables)).render(known_now())
 
 
-def _worded(version: PromptVersion, *, is_fallback: bool) -> Wording:
-    return Wording(rendered(version), version, version.model, version.parameters, is_fallback)
+def _worded(version: PromptVersion, pin: Pin, *, is_fallback: bool) -> Wording:
+    text = rendered(version)
+    return Wording(text, version, version.model, version.parameters, is_fallback, pin)
 
 
 @lru_cache(maxsize=512)
@@ -162,13 +176,19 @@ def published(version_id: uuid.UUID, _template_name: str) -> PromptVersion:
     )
 
 
-def _candidates(chosen: Chosen) -> Iterator[tuple[uuid.UUID, str, bool]]:
-    """Yield the live version, then the newest published ones, last the general assistant's."""
+def _candidates(
+    chosen: Chosen, stands: Pin = IN_PRODUCTION
+) -> Iterator[tuple[uuid.UUID, str, bool]]:
+    """Yield the version that is to serve, then the live one and the newest that were live before,
+    last the general assistant's."""
+    is_canary = chosen.release is not None and stands.arm != Arm.PRODUCTION
+    if chosen.release is not None and is_canary:
+        yield chosen.release.version_id, chosen.name, False
     if chosen.live_version_id:
-        yield chosen.live_version_id, chosen.name, False
+        yield chosen.live_version_id, chosen.name, is_canary
     else:
         _report(chosen, "no live version")
-    good = PromptVersion.objects.filter(template=chosen.id, published_at__isnull=False)
+    good = were_live(PromptVersion.objects.filter(template=chosen.id))
     if chosen.live_version_id:
         good = good.exclude(pk=chosen.live_version_id)
     good = good.order_by("-published_at")
@@ -181,22 +201,41 @@ def _candidates(chosen: Chosen) -> Iterator[tuple[uuid.UUID, str, bool]]:
             yield version_id, name, True
 
 
+def were_live(versions: QuerySet[PromptVersion]) -> QuerySet[PromptVersion]:
+    """Leave those that were everybody's at some time: a canary that was rolled back never was."""
+    finished = Release.objects.filter(version=OuterRef("pk"), state=Release.State.FINISHED)
+    for_all = Q(is_for_release=False) | Exists(finished)
+    return versions.filter(for_all, published_at__isnull=False)
+
+
 # Written out: each turn asks, and through Django's models that costs this process several times
-# what it costs the database.
+# what it costs the database. The template's columns, then those of the release under way.
+_TEMPLATE_COLUMNS = Chosen._fields[:-1]
 _ROWS = f"""
-    SELECT {", ".join(Chosen._fields)} FROM prompts_prompttemplate
-    WHERE (%(id)s::uuid IS NULL OR id = %(id)s) AND (%(slug)s::text IS NULL OR slug = %(slug)s)
+    SELECT {", ".join(f"template.{name}" for name in _TEMPLATE_COLUMNS)},
+        release.id, version_id, salt, share, release.state = 'paused', early_role, early_people
+    FROM prompts_prompttemplate AS template
+    LEFT JOIN prompts_release AS release
+        ON template_id = template.id AND state IN ('early_access', 'canary', 'paused')
 """  # noqa: S608 - our own names
 
 
-def _rows(*, id: uuid.UUID | None = None, slug: str | None = None) -> list[Chosen]:  # noqa: A002
+def _rows(**asked: uuid.UUID | str) -> list[Chosen]:
+    """Return all templates, or the one with this `id` or `slug`."""
+    where = " AND ".join(f"template.{name} = %({name})s" for name in asked) or "true"
     with connection.cursor() as cursor:
-        cursor.execute(_ROWS, {"id": id, "slug": slug})
-        return [Chosen(*row) for row in cursor.fetchall()]
+        cursor.execute(f"{_ROWS} WHERE {where}", asked)
+        return [_chosen(row) for row in cursor.fetchall()]
+
+
+def _chosen(row: tuple[Any, ...]) -> Chosen:
+    template, release = row[: len(_TEMPLATE_COLUMNS)], row[len(_TEMPLATE_COLUMNS) :]
+    is_released = release[0] is not None
+    return Chosen._make((*template, UnderWay._make(release) if is_released else None))
 
 
 def _report(chosen: Chosen, reason: str) -> None:
-    """Say that the live version can't serve: in the logs, and once a minute in the audit log."""
+    """Say that a version can't serve: in the logs, and once a minute in the audit log."""
     logger.error("prompt_unavailable", template=chosen.slug, reason=reason)
     record_sparingly(
         System("prompts"),

@@ -283,7 +283,8 @@ def _flush(self: TransactionTestCase) -> None:
     tables = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
     names = ", ".join(f'"{name}"' for name in sorted(tables - KEPT_TABLES))
     triggers = {table: trigger for table, (_, trigger) in TRIGGERS.items()}
-    triggers["prompts_promptversion"] = "prompts_promptversion_is_never_emptied"
+    for table in ("prompts_promptversion", "prompts_release", "prompts_releasedecision"):
+        triggers[table] = f"{table}_is_never_emptied"
     off = [f"ALTER TABLE {table} DISABLE TRIGGER {t}" for table, t in triggers.items()]
     on = [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {t}" for table, t in triggers.items()]
     _execute_alone(";".join([*off, f"TRUNCATE {names} CASCADE", *on]))

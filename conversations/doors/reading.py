@@ -20,6 +20,9 @@ from conversations.doors.problems import Problem
 from conversations.doors.schemas import feedback_out, message_out, session_out
 from conversations.models import Conversation, Feedback, Message
 from conversations.turn.context import branch
+from prompts.drift import tally_rating as drift_tally
+from prompts.models import Arm
+from prompts.tallies import tally_rating as guard_tally
 
 _LOADED = ("prompt_version__template", "refused_by", "feedback")
 
@@ -85,10 +88,23 @@ def rate(
     if not reply.takes_text:
         raise Message.DoesNotExist
     feedback = Feedback.objects.filter(reply=reply).first() or Feedback(reply=reply)
+    if feedback._state.adding:
+        _tally(reply, conversation, is_down=rating == Feedback.Rating.DOWN)
     feedback.rating, feedback.comment = rating, comment
     feedback.save()
     record(user, "feedback.given", conversation, turn=reply.pk, reply=str(reply.pk), rating=rating)
     return feedback_out(feedback)
+
+
+def _tally(reply: Message, conversation: Conversation, *, is_down: bool) -> None:
+    """Let the guards of a release, and who watches a live prompt, count a first rating."""
+    if reply.release_id:
+        began = conversation.created_at
+        person = conversation.owner_id
+        release, arm = reply.release_id, reply.arm
+        guard_tally(release, arm, person, conversation_began=began, is_down=is_down)
+    if reply.prompt_version_id and reply.arm in {"", Arm.PRODUCTION}:
+        drift_tally(reply.prompt_version_id, conversation.owner_id, is_down=is_down)
 
 
 @transaction.atomic

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from conversations.models import Conversation, Feedback, Message
 from conversations.turn.faults import refusal_of
 from conversations.turn.screening import MAX_BYTES
+from prompts.models import PromptVersion
 
 MAX_COMMENT_CHARACTERS = 4000
 
@@ -45,8 +46,18 @@ class FeedbackIn(Strict):
 
 
 class PromptOut(Schema):
+    """The version that a reply was told. `arm`: `canary` or `early` while it is being released.
+
+    `release` is the release under way that the reply took part in; `fallback` says that another
+    version was to serve and could not.
+    """
+
     slug: str
     version: int
+    content_hash: str
+    release: uuid.UUID | None
+    arm: str
+    fallback: bool
 
 
 class UsageOut(Schema):
@@ -222,9 +233,21 @@ def _ending(message: Message) -> dict[str, Any]:
         "fault": message.fault,
         "refusal": refusal_of(message),
         "model": message.model,
-        "prompt": {"slug": version.template.slug, "version": version.number} if version else None,
+        "prompt": _prompt_out(message, version) if version else None,
         "usage": usage_out(message),
         "cost_usd": None if message.cost_usd is None else f"{message.cost_usd:f}",
+    }
+
+
+def _prompt_out(message: Message, version: PromptVersion) -> dict[str, Any]:
+    """Return the members of PromptOut."""
+    return {
+        "slug": version.template.slug,
+        "version": version.number,
+        "content_hash": version.content_hash,
+        "release": message.release_id,
+        "arm": str(message.arm),
+        "fallback": message.is_fallback,
     }
 
 

@@ -29,6 +29,7 @@ from conversations.turn.events import TurnEnded
 from conversations.turn.policy import record_hits
 from conversations.turn.tokens import estimated_tokens
 from prompts.provider import Usage
+from prompts.tallies import tally_turn
 
 RUNNER_DEAD_AFTER = timedelta(seconds=6)
 UNCLAIMED_AFTER = timedelta(seconds=10)
@@ -86,8 +87,8 @@ def close_reply(reply: Message, progress: Progress, ended: TurnEnded) -> Closed 
     """Write the outcome, to the row and to `reply`, learn the conversation's title, and settle.
 
     Returns None, and changes nothing, when the run lost its fence. Four queries, one for each
-    hit of a rule, and one for the rule that ended the reply. What it raises leaves row and object
-    as they were, so that it may be tried again.
+    hit of a rule, one for the rule that ended the reply, and one while a version is released. What
+    it raises leaves row and object as they were, so that it may be tried again.
     """
     try:
         with transaction.atomic():
@@ -136,9 +137,29 @@ def _close(
         (title,) = cursor.fetchone()
     _record_end(reply, progress.text, ended.outcome, ended.fault, ended.duration_ms)
     record_hits(ended.hits, reply.conversation, by=System("turn"), turn=reply.pk)
+    if reply.release_id:
+        _tally(reply, changes)
     windows = exchange([(held, charged)]) if held and charged else []
     warning = warning_after(reply.conversation.owner, windows, now=now)
     return changes, bytes(title), Closed(warning)
+
+
+def _tally(reply: Message, changes: dict[str, Any]) -> None:
+    """Let the guards of a release count the turn."""
+    assert reply.release_id is not None, "asked for turns of a release alone"
+    state = changes["state"]
+    failed = state in {Message.State.FAILED, Message.State.INTERRUPTED}
+    tally_turn(
+        reply.release_id,
+        reply.arm,
+        reply.conversation.owner_id,
+        conversation_began=reply.conversation.created_at,
+        failed=failed or reply.is_fallback,
+        refused=state == Message.State.REFUSED,
+        completed=state == Message.State.COMPLETED,
+        duration_ms=changes["duration_ms"],
+        cost_usd=changes["cost_usd"],
+    )
 
 
 def _refusing_version(ended: TurnEnded) -> PolicyRuleVersion | None:

@@ -24,6 +24,7 @@ from conversations.turn.guard import Guard
 from conversations.turn.refusal import Refusal
 from conversations.turn.screening import Sanitised, sanitised
 from conversations.turn.working_context import WorkingContext, recalled
+from prompts.arms import Pin, pinned_first
 from prompts.catalogue import NotOffered, Offer, offer_for
 from prompts.provider import ChatMessage
 from prompts.serving import (
@@ -162,9 +163,10 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
         parent=question,
         role=Message.Role.ASSISTANT,
         state=Message.State.STREAMING,
-        prompt_version=wording.version,
-        arm=Message.Arm.PRODUCTION,
     )
+    _told_by(reply, wording)
+    asked_for = program.parameters if program else {}
+    reply.asked_parameters = _numbers(asked_for)
     guard = Guard.of(conversation, by)
     guard.admit(said.text, conversation, by=by, turn=reply.pk)
     if program and program.model:
@@ -185,7 +187,6 @@ def _started(  # noqa: PLR0913, PLR0917 - those of start_turn
         prompt=str(wording.version.pk) if wording.version else "",
         question_digest=content_digest(said.text, question.seal_key()),
     )
-    asked_for = program.parameters if program else {}
     call = call_for(by, reply, offer, told, guard, wording, asked_for)
     return Turn(conversation, question, reply, call, said.sentence)
 
@@ -233,6 +234,8 @@ def _continued(
     conversation.owner = by  # the same, and come with their roles
     guard = Guard.of(conversation, by)
     wording = _wording_again(reply, conversation)
+    if wording.version != reply.prompt_version:
+        _told_by(reply, wording)
     offer, told = asked_of(by, _question_of(reply), reply, guard, wording, kept)
     title_is_made = reply.runner_id is not None
     claim_run(conversation, reply, runner_id)
@@ -241,7 +244,7 @@ def _continued(
     record(by, "turn.continued", conversation, turn=reply.pk, reply=str(reply.pk))
     if title_is_made:  # what is held for it gives way
         settle_title(reply, None, now=datetime.now(UTC))
-    call = call_for(by, reply, offer, told, guard, wording)
+    call = call_for(by, reply, offer, told, guard, wording, reply.asked_parameters)
     return Turn(conversation, _question_of(reply), reply, call)
 
 
@@ -291,11 +294,14 @@ def _locked(
         _refuse_archived(conversation)
         return conversation, None
     chosen = _chosen(by, beginning.template)
+    pin = pinned_first(chosen.release, by)
     made = Conversation(
         pk=conversation_id,
         owner=by,
         template_id=chosen.id,
         retention_class=class_for(by, temporary=beginning.temporary),
+        release_id=pin.release_id,
+        arm=pin.arm if pin.release_id else "",
     )
     # Two first messages at once: the second waits here for the first, and then finds its row.
     Conversation.objects.bulk_create([made], ignore_conflicts=True)
@@ -318,16 +324,34 @@ def _chosen(by: User, template: str) -> Chosen:
 
 def _wording(conversation: Conversation, chosen: Chosen | None) -> Wording:
     try:
-        return wording_for(chosen or chosen_before(conversation.template_id))
+        pin = Pin(conversation.release_id, conversation.arm)
+        return wording_for(chosen or chosen_before(conversation.template_id), pin)
     except NoLiveVersion as error:
         raise _no_prompt() from error
 
 
 def _wording_again(reply: Message, conversation: Conversation) -> Wording:
     try:
-        return wording_again(reply.prompt_version, conversation.template_id)
+        pin = Pin(conversation.release_id, conversation.arm)
+        return wording_again(reply.prompt_version, conversation.template_id, pin)
     except NoLiveVersion as error:
         raise _no_prompt() from error
+
+
+def _told_by(reply: Message, wording: Wording) -> None:
+    """Note in the reply which version it is told, and why that one."""
+    reply.prompt_version = wording.version
+    reply.release_id, reply.arm = wording.pin
+    reply.is_fallback = wording.is_fallback
+
+
+def _numbers(parameters: Mapping[str, Any]) -> dict[str, int | float]:
+    """Leave texts out, such as those at which a reply is to stop: they are what somebody says."""
+    return {
+        name: value
+        for name, value in parameters.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def _no_prompt() -> Refusal:

@@ -1,6 +1,7 @@
 """The forms of the editors' workplace."""
 
 from typing import Any
+from uuid import UUID
 
 from django import forms
 from django.db.models import Q
@@ -10,9 +11,11 @@ from django.utils.datastructures import MultiValueDict
 
 from accounts.models import User
 from accounts.roles import ROLES, Permission
+from prompts.guards import Bounds
 from prompts.models import LanguageModel, PromptTemplate, PromptVersion
 from prompts.publishing import MAX_NOTE_CHARACTERS, PARAMETERS, NotPossible, Terms, check_roles
 from prompts.rendering import DECLARABLE, MAX_VARIABLES, Kind, Refused, Variable, declared
+from prompts.rollout import EARLY, MAX_STEPS, USUAL_STEPS, Plan, Step
 
 SPARE_ROWS = 2
 _WRITING = [slug for slug, role in ROLES.items() if Permission.EDIT_PROMPTS in role.permissions]
@@ -183,6 +186,107 @@ def _refuse_twice(variables: tuple[Variable, ...]) -> None:
         raise Refused(f"{twice} is declared twice.")
 
 
+class StepForm(forms.Form):
+    """A step of a release; a row without a share is none."""
+
+    share = forms.DecimalField(label="Share, %", required=False, max_digits=7, decimal_places=2)
+    people = forms.IntegerField(required=False)
+    turns = forms.IntegerField(required=False)
+    hours = forms.DecimalField(required=False, max_digits=7, decimal_places=2)
+
+    @classmethod
+    def initial_for(cls, step: Step) -> dict[str, Any]:
+        """Return the row that shows a step."""
+        return {
+            "share": f"{step.share / 100:g}",
+            "people": step.people,
+            "turns": step.turns,
+            "hours": f"{step.minutes / 60:g}",
+        }
+
+    def step(self) -> Step | None:
+        """Return what the row says."""
+        given = self.cleaned_data
+        if given.get("share") is None:
+            return None
+        return Step(
+            share=round(given["share"] * 100),
+            people=given["people"] or 0,
+            turns=given["turns"] or 0,
+            minutes=round((given["hours"] or 0) * 60),
+        )
+
+
+_Steps = formset_factory(StepForm, extra=SPARE_ROWS, max_num=MAX_STEPS, absolute_max=MAX_STEPS + 5)
+
+
+class BeginForm(forms.Form):
+    """How a version goes from a few people to everybody."""
+
+    early_role = forms.ChoiceField(
+        choices=[("", "No role"), *((slug, role.label) for slug, role in ROLES.items())],
+        required=False,
+        label="Early access for a role",
+    )
+    early_people = forms.CharField(
+        required=False,
+        label="and for named people",
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="Their email addresses, one on each line.",
+    )
+    early_minimum = forms.IntegerField(
+        required=False, label="People of it who asked", initial=EARLY.people
+    )
+    early_turns = forms.IntegerField(required=False, label="Their turns", initial=EARLY.turns)
+    early_hours = forms.DecimalField(
+        required=False,
+        label="Hours",
+        max_digits=7,
+        decimal_places=2,
+        initial=f"{EARLY.minutes / 60:g}",
+    )
+    note = forms.CharField(
+        label="Why",
+        max_length=MAX_NOTE_CHARACTERS,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="Goes to the audit log with your name. No personal data.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        initial = [StepForm.initial_for(step) for step in USUAL_STEPS]
+        self.steps: BaseFormSet[StepForm] = _Steps(
+            self.data if self.is_bound else None, initial=initial, prefix="steps"
+        )
+
+    def early_waits(self) -> list[forms.BoundField]:
+        """Return the fields of what is waited for in the early access."""
+        return [self[name] for name in ("early_minimum", "early_turns", "early_hours")]
+
+    def clean_early_people(self) -> list[UUID]:
+        """Return the accounts that were named. Refuse addresses that nobody has."""
+        named = {line.strip().lower() for line in self.cleaned_data["early_people"].splitlines()}
+        named.discard("")
+        found = {user.email.lower(): user.pk for user in User.objects.filter(email__in=named)}
+        if unknown := sorted(named - found.keys()):
+            raise forms.ValidationError(f"Nobody here has the address {unknown[0][:100]}.")
+        return list(found.values())
+
+    def plan(self) -> Plan | None:
+        """Return the plan that was written; None, with the errors in the form, where it isn't."""
+        if not (self.is_valid() and self.steps.is_valid()):
+            return None
+        given = self.cleaned_data
+        early = Step(
+            0,
+            people=given["early_minimum"] or 0,
+            turns=given["early_turns"] or 0,
+            minutes=round((given["early_hours"] or 0) * 60),
+        )
+        steps = [step for form in self.steps.forms if (step := form.step())]
+        return Plan(steps, given["early_role"], given["early_people"], early)
+
+
 class NoteForm(forms.Form):
     """Why somebody releases, restores or pauses."""
 
@@ -191,3 +295,23 @@ class NoteForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 3}),
         help_text="Goes to the audit log with your name. No personal data.",
     )
+
+
+class BoundsForm(forms.Form):
+    """How much worse than production a release may be."""
+
+    error_rate = forms.FloatField(help_text="More turns that fail, as a share: 0.02 is 2 in 100.")
+    refusal_rate = forms.FloatField(help_text="More turns that are refused, as a share.")
+    thumbs_down_rate = forms.FloatField(help_text="More thumbs down among ratings, as a share.")
+    duration_factor = forms.FloatField(help_text="So many times as long may replies take.")
+    cost_factor = forms.FloatField(help_text="So many times as dear may replies be.")
+    advances_itself = forms.BooleanField(
+        label="Take the next step by itself",
+        required=False,
+        help_text="When a step has its sample and time, and no bound is crossed. The last step is"
+        " yours.",
+    )
+
+    def bounds(self) -> Bounds:
+        """Return what was given; of a valid form."""
+        return Bounds(**self.cleaned_data)

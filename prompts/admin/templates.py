@@ -16,11 +16,11 @@ from django.urls import path
 from accounts.access import allowed
 from accounts.admin import DiscreetAdmin
 from accounts.roles import ROLES, Permission
-from prompts import publishing
+from prompts import publishing, rollout
 from prompts.admin.forms import DraftForm, NoteForm, TemplateForm
 from prompts.calling import Tried
 from prompts.comparison import Comparison, compare
-from prompts.models import PromptTemplate, PromptVersion
+from prompts.models import PromptTemplate, PromptVersion, Release
 from prompts.publishing import Conflict, NotPossible, Terms
 from prompts.rendering import Refused
 from prompts.serving import GENERAL_ASSISTANT
@@ -44,7 +44,7 @@ class PromptTemplateAdmin(DiscreetAdmin):
     """Templates: read by those who may see prompts, written by editors, released by publishers."""
 
     form = TemplateForm
-    list_display = ("name", "live", "state", "drafts", "for_whom", "purpose")
+    list_display = ("name", "live", "releasing", "state", "drafts", "for_whom", "purpose")
     list_select_related = ("live_version",)
     search_fields = ("name", "slug", "purpose")
     ordering = ("name",)
@@ -75,7 +75,9 @@ class PromptTemplateAdmin(DiscreetAdmin):
         """Count the drafts with the templates."""
         drafts = Count("versions", filter=Q(versions__published_at=None))
         templates: QuerySet[PromptTemplate] = super().get_queryset(request)
-        return templates.annotate(draft_count=drafts)
+        under_way = Release.objects.filter(state__in=Release.UNDER_WAY).select_related("version")
+        released = Prefetch("releases", under_way, to_attr="under_way")
+        return templates.annotate(draft_count=drafts).prefetch_related(released)
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -90,6 +92,12 @@ class PromptTemplateAdmin(DiscreetAdmin):
         if version is None or version.published_at is None:
             return None
         return f"v{version.number}, {version.published_at:%-d %b %Y}"
+
+    @admin.display(description="release", empty_value="none")
+    def releasing(self, template: PromptTemplate) -> str | None:
+        """Return the version that is on its way, and how far it is."""
+        found: list[Release] = template.under_way  # type: ignore[attr-defined]
+        return next((f"v{one.version.number}: {one.where}" for one in found), None)
 
     @admin.display(description="state")
     def state(self, template: PromptTemplate) -> str:
@@ -165,13 +173,18 @@ class PromptTemplateAdmin(DiscreetAdmin):
     ) -> HttpResponse:
         """Show a template with its versions, and any two of them side by side."""
         template = self._template(request, object_id)
-        versions = list(template.versions.select_related("author", "published_by"))
+        versions = list(
+            template.versions.select_related("author", "published_by").prefetch_related("releases")
+        )
+        release = rollout.under_way(template)
         for version in versions:
             version.template = template
         left, right = _chosen(request, versions, template)
         context = {
             "template": template,
             "versions": versions,
+            "release": release,
+            "steps": rollout.steps_of(release) if release else [],
             "left": left,
             "right": right,
             "comparison": _compared(left, right),
@@ -280,7 +293,10 @@ class PromptTemplateAdmin(DiscreetAdmin):
 
         def act(note: str) -> None:
             read = request.POST.get("content_hash", "")
-            publishing.publish(version, content_hash=read, note=note, by=request.user)
+            later = request.POST.get("reach") == "steps"
+            publishing.publish(
+                version, content_hash=read, note=note, by=request.user, for_release=later
+            )
 
         return self._act(
             request, version.template, act, verb=f"Publish v{version.number}", version=version

@@ -62,6 +62,7 @@ def test_an_editor_writes_and_plays_and_a_publisher_releases(
     release.goto(page.url)
     release.get_by_role("link", name="Publish…").click()
     expect(release.locator(".diff")).to_contain_text("Sum it up for {{ reader }}.")
+    release.get_by_label("Everybody at once").check()
     release.get_by_label("Why").fill("Agreed")
     release.get_by_role("button", name="Publish v2").click()
     expect(release.get_by_text("Done: Publish v2.")).to_be_visible()

@@ -17,6 +17,7 @@ from conversations.models import BudgetPlan, Conversation, Feedback, Message
 from conversations.rights import undo
 from conversations.turn import Refusal
 from conversations.turn.faults import FAULTS
+from prompts.serving import live_version
 
 from .doors import program_of, replies, slow, streamed
 
@@ -63,7 +64,14 @@ def test_reply_comes_with_everything_about_it(program, olive):
     assert told["state"] == "completed"
     assert told["finish_reason"] == "stop"
     assert told["model"] == reply.model
-    assert told["prompt"] == {"slug": "general-assistant", "version": 1}
+    assert told["prompt"] == {
+        "slug": "general-assistant",
+        "version": 1,
+        "content_hash": live_version().content_hash,
+        "release": None,
+        "arm": "production",
+        "fallback": False,
+    }
     assert told["usage"]["tokens_out"] == reply.tokens_out > 0
     assert reply.conversation.owner == olive
 
