@@ -26,8 +26,8 @@ from accounts.access import allowed
 from audit import figures, sealing
 from audit.tasks import last_refusal
 from chatbot.database import DATABASE_FAULTS, db
-from conversations import holds, purge
 from conversations.reply.log import REDIS_FAULTS, connect
+from conversations.retention import holds, purge
 from prompts.provider import configured_provider
 
 logger = structlog.get_logger(__name__)

@@ -353,7 +353,7 @@ PII_MODE = env.str("PII_MODE", default="pseudonymise")
 PII_MODE_BY_ROLE = env.dict("PII_MODE_BY_ROLE", default={})
 PII_NAMES_MODEL = env.str("PII_NAMES_MODEL", default="")
 
-# How long messages are kept until an administrator says otherwise; `conversations.retention`.
+# How long messages are kept until an administrator says otherwise (conversations/retention).
 RETENTION_DAYS = env.int("RETENTION_DAYS", default=30)
 # A shorter period takes effect so much later.
 RETENTION_DELAY_HOURS = env.int("RETENTION_DELAY_HOURS", default=24)

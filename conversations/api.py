@@ -25,7 +25,6 @@ from pydantic import Field
 from accounts.access import Denied
 from accounts.models import ApiToken
 from chatbot.database import db
-from conversations import rights
 from conversations.doors import asking, reading
 from conversations.doors.bearer import Bearer
 from conversations.doors.problems import MEDIA_TYPE, Problem
@@ -45,6 +44,7 @@ from conversations.doors.schemas import (
 )
 from conversations.models import Conversation, Message
 from conversations.reply.runner import runner
+from conversations.rights import deleting as rights
 from conversations.turn import Refusal, TextArrived, Turn, request_stop
 
 logger = structlog.get_logger(__name__)

@@ -26,9 +26,9 @@ class ConversationsConfig(AppConfig):
         Raises ImproperlyConfigured when a mode or role does not exist.
         """
         from conversations.encryption import fall_back_on
-        from conversations.holds import held_key
         from conversations.models import BudgetPlan
-        from conversations.retention import seed_policies
+        from conversations.retention.holds import held_key
+        from conversations.retention.policies import seed_policies
         from conversations.turn.pii import mask_for_log
         from conversations.turn.plans import kept_plans
         from conversations.turn.privacy import configured_modes

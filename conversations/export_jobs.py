@@ -26,7 +26,7 @@ from django.utils import timezone
 from conversations.encryption import SealKey
 from conversations.keyring import KeyDay
 from conversations.models import Conversation, CounselExport, PersonExport, RetentionClass
-from conversations.portable import Counted
+from conversations.rights.portable import Counted
 from conversations.sealed_file import SealedFile
 
 KEPT_FOR = timedelta(hours=24)

@@ -80,7 +80,7 @@ def _today() -> date:
 
 # What points to a message is no foreign key to PostgreSQL: its checks, row by row for each message
 # that goes, took four fifths of a purge. Who writes such a pointer has locked the conversation or
-# the message first, and so has `conversations.deletion`, which takes along all that points to what
+# the message first, and so has `retention.deletion`, which takes along all that points to what
 # it deletes. Feedback and reservations hold more than a pointer: a trigger that looks once at all
 # that a statement deletes lets no message go without them.
 
@@ -754,7 +754,7 @@ class Feedback(SealedRow):
 class RetentionPolicy(models.Model):
     """Whose conversations a retention class is for. How long they are kept, its versions say.
 
-    Made and changed by `conversations.retention`; never removed, because messages name the class.
+    Made and changed by `retention.policies`; never removed, because messages name the class.
     """
 
     retention_class = models.PositiveSmallIntegerField(primary_key=True)
@@ -818,7 +818,7 @@ class RetentionVersion(models.Model):
 class PurgeRun(models.Model):
     """One run of the purge: what it was to delete, how far it is, and what it leaves as evidence.
 
-    `conversations.purge` alone writes here, in the transactions that delete. Once there is a
+    `retention.purge` alone writes here, in the transactions that delete. Once there is a
     certificate, the database refuses to change the row.
     """
 
@@ -906,7 +906,7 @@ class HoldQuerySet(models.QuerySet["Hold"]):
 class Hold(models.Model):
     """A legal hold on a person or a conversation: nothing of theirs is destroyed while it stands.
 
-    Placed, lifted and ended by `conversations.holds`; the database allows nothing else to change,
+    Placed, lifted and ended by `retention.holds`; the database allows nothing else to change,
     and no removal before the end. Rows name people and conversations without a constraint, since
     they outlive both.
     """
@@ -1013,7 +1013,7 @@ class HeldKey(models.Model):
 class PersonExport(models.Model):
     """A file of all that is held about somebody: asked for, being written, there for a day, gone.
 
-    `conversations.person_export` alone writes here. One that broke off has failed: it is asked for
+    `rights.person_export` alone writes here. One that broke off has failed: it is asked for
     again, and made anew.
     """
 
@@ -1073,7 +1073,7 @@ class PersonExport(models.Model):
 class Erasure(models.Model):
     """That an account was erased: closed at once, and when the last of it was destroyed.
 
-    `conversations.erasure` alone writes here. While a hold keeps what the person said, it keeps
+    `rights.erasure` alone writes here. While a hold keeps what the person said, it keeps
     whose that was, too; both go when it ends.
     """
 
@@ -1106,7 +1106,7 @@ LONGEST_GRANT = timedelta(hours=24)
 class BreakGlassGrant(models.Model):
     """Leave for one compliance officer to read what somebody said, for a reason and for a time.
 
-    `conversations.break_glass` alone writes here. The database refuses to remove a row and to
+    `break_glass.grants` alone writes here. The database refuses to remove a row and to
     change what was asked for; a decision, a beginning and an early end are written once.
     """
 
@@ -1209,7 +1209,7 @@ class BreakGlassView(models.Model):
 class CounselExport(models.Model):
     """A file of what a hold keeps, for counsel: made under a grant, there for a day.
 
-    `conversations.counsel_export` alone writes here. The row stays, with the signed statement of
+    `break_glass.counsel_export` alone writes here. The row stays, with the signed statement of
     what the file held.
     """
 

@@ -6,8 +6,11 @@ from celery import shared_task
 from django.db import transaction
 
 from chatbot.celery import LongTask
-from conversations import counsel_export, erasure, holds, person_export, rights
-from conversations import purge as purging
+from conversations.break_glass import counsel_export
+from conversations.retention import holds
+from conversations.retention import purge as purging
+from conversations.rights import deleting as rights
+from conversations.rights import erasure, person_export
 from conversations.turn import closing
 from conversations.turn.budget import settle_forgotten
 

@@ -10,10 +10,10 @@ from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
 from accounts.models import User
-from conversations.holds import held, is_person_held
 from conversations.models import Conversation, Message, RetentionClass
 from conversations.reply.log import Cursor
-from conversations.retention import kept_for
+from conversations.retention.holds import held, is_person_held
+from conversations.retention.policies import kept_for
 from conversations.turn.budget import warning_for
 from conversations.turn.context import branch
 from conversations.turn.policy import releases_by_sentence

@@ -1,7 +1,9 @@
 from django.urls import path, re_path
 
-from conversations import api, break_glass_views, openai_api, rights_views, views
+from conversations import api, openai_api, views
+from conversations.break_glass import views as break_glass_views
 from conversations.doors import problems
+from conversations.rights import views as rights_views
 
 urlpatterns = [
     path("", views.new_conversation, name="new_conversation"),

@@ -26,7 +26,7 @@ from chatbot.database import db
 from conversations.models import Conversation, Message
 from conversations.reply import fragments
 from conversations.reply.runner import runner
-from conversations.rights import deletion_of
+from conversations.rights.deleting import deletion_of
 from conversations.thread import empty_page, page_of
 from conversations.turn import Refusal, Turn, continue_turn, request_stop, start_turn
 from conversations.turn.limits import TooMany, check, rate_limit_fields

@@ -25,7 +25,7 @@ from audit import floods, trail
 from audit.append_only import TRIGGERS
 from benchmarks.provider_simulator import running_simulator
 from conversations.models import Conversation, Message, PolicyRule, Runner
-from conversations.retention import forget_policies
+from conversations.retention.policies import forget_policies
 from conversations.turn import Progress, Turn, TurnEnded, close_reply, start_turn
 from conversations.turn.plans import kept_plans
 from conversations.turn.policy import kept_policy
@@ -276,7 +276,7 @@ def _flush(self: TransactionTestCase) -> None:
     Django's flush is one TRUNCATE, which the append-only tables refuse; only their owner can switch
     the triggers off for that moment, and the application's role is not the owner.
     """
-    from conversations.retention import seed_policies
+    from conversations.retention.policies import seed_policies
     from prompts.builtin import seed_templates
     from prompts.offering import seed_default_model
 

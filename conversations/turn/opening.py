@@ -17,7 +17,7 @@ from accounts.models import User
 from audit.trail import record
 from conversations.encryption import content_digest
 from conversations.models import Conversation, Message
-from conversations.retention import class_for
+from conversations.retention.policies import class_for
 from conversations.turn.budget import reserve, settle_title
 from conversations.turn.context import Told, told_for
 from conversations.turn.guard import Guard

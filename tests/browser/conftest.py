@@ -20,8 +20,8 @@ from audit.inspection_runs import run
 from audit.models import Export, InspectionRun
 from audit.sealing import seal
 from audit.trail import acting_as, record
-from conversations import purge
 from conversations.models import Conversation, Message, PurgeRun
+from conversations.retention import purge
 from prompts.models import PromptVersion
 from prompts.publishing import Terms, begin_draft
 from prompts.rendering import Kind, Variable

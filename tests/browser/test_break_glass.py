@@ -14,8 +14,9 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from accounts.models import User
 from audit.models import Entry
-from conversations import counsel_export, holds
+from conversations.break_glass import counsel_export
 from conversations.models import Conversation, CounselExport
+from conversations.retention import holds
 
 pytestmark = pytest.mark.browser
 

@@ -13,9 +13,9 @@ from accounts.models import User
 from accounts.tokens import make_token
 from audit.models import Export
 from benchmarks.provider_simulator import sim
-from conversations import holds
-from conversations.break_glass import Asked, ask, end
+from conversations.break_glass.grants import Asked, ask, end
 from conversations.models import Conversation, Erasure, PersonExport, PurgeRun
+from conversations.retention import holds
 from prompts.models import PromptVersion
 from prompts.serving import live_version
 from tests.browser.chat import Chat

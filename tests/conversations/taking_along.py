@@ -5,8 +5,8 @@ import json
 import zipfile
 
 from accounts.models import User
-from conversations import person_export
 from conversations.models import PersonExport
+from conversations.rights import person_export
 
 
 def exported(by: User) -> PersonExport:

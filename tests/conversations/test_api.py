@@ -14,7 +14,7 @@ from audit.models import Entry
 from benchmarks.provider_simulator import sim
 from conversations.doors.problems import KINDS, Problem
 from conversations.models import BudgetPlan, Conversation, Feedback, Message
-from conversations.rights import undo
+from conversations.rights.deleting import undo
 from conversations.turn import Refusal
 from conversations.turn.faults import FAULTS
 from prompts.serving import live_version

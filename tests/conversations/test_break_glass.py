@@ -13,8 +13,8 @@ from accounts.access import Denied
 from accounts.models import User
 from accounts.roles import ROLES
 from audit.models import Entry
-from conversations import break_glass
-from conversations.break_glass import (
+from conversations.break_glass import grants as break_glass
+from conversations.break_glass.grants import (
     Asked,
     NotReadable,
     Refused,
@@ -94,7 +94,7 @@ def at(moment: datetime):
         def now(cls, tz=None):
             return moment
 
-    return patch.multiple("conversations.break_glass", datetime=Then)
+    return patch.multiple("conversations.break_glass.grants", datetime=Then)
 
 
 def events(*names: str) -> list[Entry]:
@@ -310,7 +310,7 @@ def test_each_view_is_an_entry_without_words(grant, ravi, ravi_client, said):
 
 def test_nothing_is_shown_when_it_can_not_be_recorded(grant, ravi_client, said):
     ravi_client.raise_request_exception = False
-    with patch("conversations.break_glass.record", side_effect=DatabaseError):
+    with patch("conversations.break_glass.grants.record", side_effect=DatabaseError):
         answer = ravi_client.get(page_of(grant, said))
     assert answer.status_code == 500
     assert b"planted" not in answer.content

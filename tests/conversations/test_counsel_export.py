@@ -13,11 +13,19 @@ from audit.models import Entry
 from audit.sealing import seal
 from audit.trail import record
 from audit.verify import Note, VerifierKey
-from conversations import break_glass, counsel_export, holds
-from conversations.break_glass import Asked
-from conversations.counsel_export import ExportRefused, opened, request_export, tend, write
+from conversations.break_glass import counsel_export
+from conversations.break_glass import grants as break_glass
+from conversations.break_glass.counsel_export import (
+    ExportRefused,
+    opened,
+    request_export,
+    tend,
+    write,
+)
+from conversations.break_glass.grants import Asked
 from conversations.keyring import keyring
 from conversations.models import BreakGlassGrant, Conversation, CounselExport, Hold, Message
+from conversations.retention import holds
 from tests.audit.conftest import SEED
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -8,9 +8,9 @@ import redis
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 
-from conversations.deletion import Chunk, delete_conversations, delete_messages
 from conversations.models import BudgetWindow, Conversation, Feedback, Message, Reservation
 from conversations.reply.log import key_of
+from conversations.retention.deletion import Chunk, delete_conversations, delete_messages
 from tests.faults.books import WRONG
 
 pytestmark = pytest.mark.django_db

@@ -21,10 +21,10 @@ from audit.inspection import inspect_log
 from audit.models import Entry, Export, PersonalDetails
 from audit.selection import Selection
 from audit.trail import ANONYMOUS, acting_as, record, record_outside
-from conversations.erasure import erase, finish_all
-from conversations.holds import end_due, lift, place
 from conversations.models import BudgetWindow, Conversation, Erasure, Message, PersonExport
-from conversations.rights import destroy_due
+from conversations.retention.holds import end_due, lift, place
+from conversations.rights.deleting import destroy_due
+from conversations.rights.erasure import erase, finish_all
 from conversations.turn import Progress, TurnEnded, close_reply
 from tests.audit.conftest import SEED
 from tests.conftest import PASSWORD

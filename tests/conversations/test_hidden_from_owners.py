@@ -9,17 +9,18 @@ from django.conf import settings as configured
 from django.db.models import F
 
 from audit.models import Entry
-from conversations import break_glass, holds
-from conversations.break_glass import Asked
+from conversations.break_glass import grants as break_glass
+from conversations.break_glass.grants import Asked
 from conversations.consumers import _deleted, _known_cursors, _may_read
-from conversations.deletion import hide_held
 from conversations.doors import reading
 from conversations.keyring import keyring
 from conversations.models import Conversation, Feedback, Message, PurgeRun
-from conversations.portable import stem_of
-from conversations.purge import purge
 from conversations.reply.log import Cursor, key_of
-from conversations.rights import delete, deletion_of, hide_all, undo
+from conversations.retention import holds
+from conversations.retention.deletion import hide_held
+from conversations.retention.purge import purge
+from conversations.rights.deleting import delete, deletion_of, hide_all, undo
+from conversations.rights.portable import stem_of
 from conversations.thread import page_of, thread_of
 from conversations.turn import can_continue, continue_turn, start_turn
 from conversations.turn.refusal import Refusal

@@ -11,9 +11,11 @@ from django.db.models import ProtectedError
 from accounts.access import Denied
 from audit.models import Entry
 from chatbot import telemetry
-from conversations import holds
 from conversations.encryption import SealKey, content_digest, derived
-from conversations.holds import (
+from conversations.keyring import KeyDay, KeyGone, keyring
+from conversations.models import Conversation, HeldKey, Hold, Message
+from conversations.retention import holds
+from conversations.retention.holds import (
     HoldRefused,
     end_due,
     forget_held_keys,
@@ -25,8 +27,6 @@ from conversations.holds import (
     place,
     without_held,
 )
-from conversations.keyring import KeyDay, KeyGone, keyring
-from conversations.models import Conversation, HeldKey, Hold, Message
 
 pytestmark = pytest.mark.django_db
 NOW = datetime.now(UTC)

@@ -6,8 +6,8 @@ import pytest
 from django.urls import reverse
 
 from audit.models import Entry
-from conversations.holds import lift, place
 from conversations.models import Erasure, Hold
+from conversations.retention.holds import lift, place
 
 pytestmark = pytest.mark.django_db
 LIST = reverse("admin:conversations_hold_changelist")

@@ -21,8 +21,7 @@ from hypothesis.stateful import (
 )
 
 from accounts.models import User
-from conversations import encryption, holds, keyring, models
-from conversations.deletion import delete_conversations
+from conversations import encryption, keyring, models
 from conversations.encryption import day_of, open_sealed
 from conversations.keyring import KeyGone, Unreadable
 from conversations.models import (
@@ -33,8 +32,10 @@ from conversations.models import (
     Message,
     RetentionPolicy,
 )
-from conversations.purge import cutoffs, purge
-from conversations.retention import PeriodRefused, set_period
+from conversations.retention import holds
+from conversations.retention.deletion import delete_conversations
+from conversations.retention.policies import PeriodRefused, set_period
+from conversations.retention.purge import cutoffs, purge
 
 pytestmark = pytest.mark.django_db
 EVENTS = st.sampled_from(

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connection, transaction
 
-from conversations import holds
-from conversations.deletion import delete_conversations
-from conversations.holds import forget_held_keys, held, place
 from conversations.keyring import KeyDay, keyring
 from conversations.models import Conversation, Message
-from conversations.purge import _Work, purge
+from conversations.retention import holds
+from conversations.retention.deletion import delete_conversations
+from conversations.retention.holds import forget_held_keys, held, place
+from conversations.retention.purge import _Work, purge
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NOW = datetime.now(UTC)

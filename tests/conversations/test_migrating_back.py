@@ -7,8 +7,8 @@ from django.core.management import call_command
 from django.db import DatabaseError
 from django.utils import timezone
 
-from conversations import holds
 from conversations.models import Hold, RetentionPolicy
+from conversations.retention import holds
 
 pytestmark = pytest.mark.django_db(transaction=True)
 BEFORE = "0007"

@@ -15,11 +15,12 @@ from accounts.access import System
 from accounts.tokens import make_token
 from audit.models import Entry
 from audit.trail import record
-from conversations import export_jobs, person_export, portable
+from conversations import export_jobs
 from conversations.keyring import KeyDay, keyring
 from conversations.models import Conversation, Feedback, Message, PersonExport
-from conversations.person_export import ExportRefused, request_export, tend, write
-from conversations.portable import Archive, Table
+from conversations.rights import person_export, portable
+from conversations.rights.person_export import ExportRefused, request_export, tend, write
+from conversations.rights.portable import Archive, Table
 from tests.conversations.taking_along import exported, json_of, opened, texts
 
 pytestmark = pytest.mark.django_db

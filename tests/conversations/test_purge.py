@@ -13,8 +13,6 @@ from audit.models import Entry
 from audit.sealing import seal
 from audit.statements import signed_by
 from audit.verify import CompactRange, leaf_hash
-from conversations import purge as purging
-from conversations.holds import place
 from conversations.keyring import KeyDay, KeyGone, keyring
 from conversations.models import (
     BudgetWindow,
@@ -24,8 +22,10 @@ from conversations.models import (
     PurgeRun,
     RetentionPolicy,
 )
-from conversations.purge import confirm, cutoffs, oldest_due, purge, standing
-from conversations.retention import set_period
+from conversations.retention import purge as purging
+from conversations.retention.holds import place
+from conversations.retention.policies import set_period
+from conversations.retention.purge import confirm, cutoffs, oldest_due, purge, standing
 from tests.audit.conftest import SEED
 
 pytestmark = pytest.mark.django_db

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from audit.sealing import seal
 from audit.statements import signed_by
 from conversations.models import Conversation, Message, PurgeRun
-from conversations.purge import purge
-from conversations.purge_plot import Bar, drawn, finding
+from conversations.retention.plot import Bar, drawn, finding
+from conversations.retention.purge import purge
 from tests.audit.conftest import SEED
 
 REPORT = "/admin/conversations/purgerun/"

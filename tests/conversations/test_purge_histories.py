@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from accounts.models import User
 from audit.verify import CompactRange, leaf_hash
 from conversations.models import Conversation, Feedback, Message, PurgeRun
-from conversations.purge import purge
+from conversations.retention.purge import purge
 
 NOW = datetime(2026, 11, 22, 13, tzinfo=UTC)
 PERIODS = {1: 720, 2: 24}

@@ -13,7 +13,7 @@ from django.db.models import F
 from audit.models import Entry
 from audit.verify import CompactRange, leaf_hash
 from conversations.models import Conversation, Message, PurgeRun
-from conversations.purge import purge
+from conversations.retention.purge import purge
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -23,7 +23,7 @@ from datetime import datetime
 from django.conf import settings
 settings.DATABASES["default"]["NAME"] = sys.argv[1]
 django.setup()
-from conversations.purge import purge
+from conversations.retention.purge import purge
 purge(datetime.fromisoformat(sys.argv[2]), chunk=3)
 """
 SLOWLY = """

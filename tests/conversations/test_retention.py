@@ -11,7 +11,7 @@ from django.urls import reverse
 from accounts.access import Denied
 from audit.models import Entry
 from conversations.models import Conversation, Message, RetentionPolicy, RetentionVersion
-from conversations.retention import (
+from conversations.retention.policies import (
     LONGEST_HOURS,
     PeriodRefused,
     add_policy,

@@ -10,10 +10,10 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from audit.models import Entry
-from conversations.holds import end_due, lift, place
 from conversations.models import Conversation, Message
 from conversations.reply.log import key_of
-from conversations.rights import (
+from conversations.retention.holds import end_due, lift, place
+from conversations.rights.deleting import (
     delete,
     delete_all,
     deletion_of,

@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 
 from accounts.access import Denied
 from accounts.roles import ROLES
-from conversations.break_glass import Asked, ask
+from conversations.break_glass.grants import Asked, ask
 from conversations.models import Conversation
 
 from .doors import program_of

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from accounts.models import User
 from chatbot import telemetry
-from conversations.deletion import delete_messages
 from conversations.keyring import KeyDay, keyring
 from conversations.models import Conversation, Message
 from conversations.reply.log import connect
+from conversations.retention.deletion import delete_messages
 from conversations.turn import (
     Progress,
     TurnEnded,

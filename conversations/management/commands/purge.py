@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts.access import System
 from conversations.models import PurgeRun
-from conversations.purge import confirm, purge
+from conversations.retention.purge import confirm, purge
 
 
 class Command(BaseCommand):

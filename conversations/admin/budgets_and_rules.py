@@ -12,9 +12,6 @@ from django.db.models import F
 from django.http import HttpRequest
 
 from accounts.admin import DiscreetAdmin, HistoryInline, NewestPages
-from conversations import break_glass_admin  # noqa: F401 - registers its pages
-from conversations.erasure_admin import ErasureAdmin
-from conversations.holds_admin import HoldAdmin
 from conversations.models import (
     BudgetPlan,
     BudgetWindow,
@@ -23,20 +20,8 @@ from conversations.models import (
     PolicyRule,
     PolicyRuleVersion,
 )
-from conversations.retention_admin import PurgeRunAdmin, RetentionPolicyAdmin
 from conversations.turn.plans import remove_plan, save_plan
 from conversations.turn.rules import TERMS, RuleRefused, Trial, checked, save_rule, tried
-
-__all__ = [
-    "BudgetPlanAdmin",
-    "BudgetWindowAdmin",
-    "ConversationAdmin",
-    "ErasureAdmin",
-    "HoldAdmin",
-    "PolicyRuleAdmin",
-    "PurgeRunAdmin",
-    "RetentionPolicyAdmin",
-]
 
 
 class ReadOnly(DiscreetAdmin):

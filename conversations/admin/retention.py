@@ -24,9 +24,8 @@ from audit.admin.reading import in_fours
 from audit.models import Entry
 from audit.statements import signed_by
 from conversations.models import PurgeRun, RetentionPolicy
-from conversations.purge import Cutoff, confirm, last_finished, oldest_due, standing
-from conversations.purge_plot import THEMES, bars, drawn, finding
-from conversations.retention import (
+from conversations.retention.plot import THEMES, bars, drawn, finding
+from conversations.retention.policies import (
     PeriodRefused,
     Preview,
     add_policy,
@@ -37,6 +36,7 @@ from conversations.retention import (
     preview,
     set_period,
 )
+from conversations.retention.purge import Cutoff, confirm, last_finished, oldest_due, standing
 
 SHOWN_RUNS = 48
 POLICIES = "admin:conversations_retentionpolicy_changelist"

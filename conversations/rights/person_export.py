@@ -33,10 +33,10 @@ from conversations.export_jobs import (
     now_and_then,
     one_by_one,
 )
-from conversations.held_about import account_tables, log_tables
 from conversations.keyring import KeyGone
 from conversations.models import Conversation, Message, PersonExport
-from conversations.portable import Archive, Counted
+from conversations.rights.held_about import account_tables, log_tables
+from conversations.rights.portable import Archive, Counted
 from conversations.sealed_file import SealedFile, SealedWriter
 
 __all__ = ["ExportRefused", "opened", "request_export", "tend", "withdraw", "write"]

@@ -30,13 +30,13 @@ from accounts.models import User
 from accounts.roles import Permission
 from audit.trail import record
 from chatbot.kept import Kept
-from conversations.holds import without_held
 from conversations.models import (
     Message,
     RetentionClass,
     RetentionPolicy,
     RetentionVersion,
 )
+from conversations.retention.holds import without_held
 
 TEMPORARY_HOURS = 24
 LONGEST_HOURS = 10 * 366 * 24

@@ -41,12 +41,17 @@ from audit.statements import signed_statement
 from audit.trail import record
 from audit.verify import CompactRange, leaf_hash
 from chatbot import telemetry
-from conversations.deletion import delete_messages, delete_windows, hide_held, let_go_of_days
 from conversations.encryption import HEAD_BYTES, head_of
-from conversations.holds import keep_keys, only_held, without_held
 from conversations.keyring import KeyDay, KeyGone, keyring
 from conversations.models import Conversation, Feedback, Message, MessageQuerySet, PurgeRun
-from conversations.retention import Period, in_words, periods
+from conversations.retention.deletion import (
+    delete_messages,
+    delete_windows,
+    hide_held,
+    let_go_of_days,
+)
+from conversations.retention.holds import keep_keys, only_held, without_held
+from conversations.retention.policies import Period, in_words, periods
 
 logger = structlog.get_logger(__name__)
 

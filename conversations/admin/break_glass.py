@@ -21,7 +21,7 @@ from django.urls import path
 from accounts.access import allowed, require
 from accounts.models import User
 from accounts.roles import Permission
-from conversations import break_glass
+from conversations.break_glass import grants as break_glass
 from conversations.models import BreakGlassGrant, Conversation
 
 SHOWN = 100

@@ -25,9 +25,9 @@ from django.utils import timezone
 from accounts.access import System
 from accounts.models import User
 from audit.trail import record
-from conversations.deletion import delete_conversations
-from conversations.holds import without_held
 from conversations.models import Conversation, ConversationQuerySet, Message
+from conversations.retention.deletion import delete_conversations
+from conversations.retention.holds import without_held
 
 BY = System("rights")
 DESTROYED_AT_ONCE = 100

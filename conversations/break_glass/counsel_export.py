@@ -34,7 +34,7 @@ from audit.models import Checkpoint, Outcome
 from audit.models import SigningKey as LogKey
 from audit.statements import signed_statement
 from audit.trail import record
-from conversations.break_glass import name_and_email
+from conversations.break_glass.grants import name_and_email
 from conversations.export_jobs import (
     KEPT_FOR,
     Ended,
@@ -52,7 +52,7 @@ from conversations.models import (
     Hold,
     Message,
 )
-from conversations.portable import Archive, Counted, in_words
+from conversations.rights.portable import Archive, Counted, in_words
 from conversations.sealed_file import SealedFile, SealedWriter
 
 __all__ = ["ExportRefused", "holds_over", "opened", "request_export", "tend", "write"]

@@ -19,8 +19,8 @@ from accounts.access import allowed
 from accounts.admin import DiscreetAdmin, NewestPages
 from accounts.models import User
 from accounts.roles import Permission
-from conversations.holds import HoldRefused, lift, place, still_to_come
 from conversations.models import Conversation, Hold
+from conversations.retention.holds import HoldRefused, lift, place, still_to_come
 
 LIST = "admin:conversations_hold_changelist"
 PAGE = "admin:conversations_hold_change"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from conversations.models import PurgeRun
-from conversations.purge import cutoffs, due_of
+from conversations.retention.purge import cutoffs, due_of
 
 DAYS = 30
 _NARROW_DAYS = 15

@@ -18,7 +18,7 @@ from accounts.sessions import sessions_of
 from audit.events import EVENTS, Group
 from audit.models import Entry
 from conversations.models import BudgetWindow, Conversation, PersonExport
-from conversations.portable import Row, Table
+from conversations.rights.portable import Row, Table
 
 _ENTRIES_AT_ONCE = 1_000
 # What happens to an account and may be told to whom it belongs.

@@ -25,8 +25,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from redis.exceptions import RedisError
 
-from conversations.holds import held
 from conversations.reply.log import key_of
+from conversations.retention.holds import held
 from conversations.turn import working_context
 
 logger = structlog.get_logger(__name__)

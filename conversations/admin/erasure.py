@@ -11,8 +11,8 @@ from django.shortcuts import redirect
 from accounts.admin import DiscreetAdmin, NewestPages
 from accounts.administration import LastAdministratorError
 from accounts.models import User
-from conversations.erasure import erase
 from conversations.models import Erasure
+from conversations.rights.erasure import erase
 
 
 class ErasureForm(forms.ModelForm):  # type: ignore[type-arg]

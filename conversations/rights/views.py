@@ -28,10 +28,11 @@ from accounts.administration import LastAdministratorError
 from accounts.http import Request
 from accounts.models import User
 from chatbot.database import db
-from conversations import erasure, person_export, rights
 from conversations.models import Conversation, Message, PersonExport
-from conversations.person_export import ExportRefused
 from conversations.reply.runner import runner
+from conversations.rights import deleting as rights
+from conversations.rights import erasure, person_export
+from conversations.rights.person_export import ExportRefused
 from conversations.sealed_file import SealedFile
 
 

@@ -20,10 +20,10 @@ from accounts.access import Actor, System
 from accounts.models import User
 from audit.personal import erase_personal_details
 from audit.trail import record
-from conversations.holds import held, is_person_held
 from conversations.models import BudgetWindow, Conversation, Erasure, Message
-from conversations.person_export import withdraw
-from conversations.rights import hide_all, hurry, stop_open_replies
+from conversations.retention.holds import held, is_person_held
+from conversations.rights.deleting import hide_all, hurry, stop_open_replies
+from conversations.rights.person_export import withdraw
 
 BY = System("rights")
 

@@ -22,7 +22,8 @@ from accounts.access import requires
 from accounts.http import Request
 from accounts.roles import Permission
 from chatbot.database import db
-from conversations import break_glass, counsel_export
+from conversations.break_glass import counsel_export
+from conversations.break_glass import grants as break_glass
 from conversations.models import BreakGlassGrant, Conversation, CounselExport
 from conversations.sealed_file import SealedFile
 

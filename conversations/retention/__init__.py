@@ -1,0 +1,1 @@
+"""How long what is said is kept, and how it goes: policies, the purge, legal holds."""
