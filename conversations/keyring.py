@@ -52,6 +52,13 @@ class Unreadable(Exception):
     """A sealed value can't be opened: its key is gone, or it was changed or moved."""
 
 
+class KeyUnusable(Unreadable, ImproperlyConfigured):
+    """A key is there and can't be unwrapped. The message says which, and what to do.
+
+    No process starts with it; one that runs shows what it seals as unreadable, and goes on.
+    """
+
+
 class KeyGone(Unreadable):
     """The key of a day was destroyed, or never made."""
 
@@ -242,16 +249,16 @@ class Keyring:
         master = _master_of(name, wrapped)
         cipher = self._masters.get(master)
         if cipher is None:
-            raise ImproperlyConfigured(
+            raise KeyUnusable(
                 f"The keyring's key {name} is wrapped by the master key {master}, which is not"
                 " among CONTENT_KEYS. Put it back: behind the first one, where keys are being"
                 " changed. Nothing was started, and nothing was overwritten."
             )
-        value = bytes.fromhex(json.loads(wrapped)["key"])
         try:
+            value = bytes.fromhex(json.loads(wrapped)["key"])
             return cipher.decrypt(value[:NONCE_BYTES], value[NONCE_BYTES:], name.encode())
-        except InvalidTag as error:
-            raise ImproperlyConfigured(
+        except (InvalidTag, ValueError, KeyError, TypeError) as error:
+            raise KeyUnusable(
                 f"The keyring's key {name} was changed. Restore it from a copy of the keyring."
             ) from error
 
@@ -274,7 +281,7 @@ def _master_of(name: str, wrapped: bytes) -> str:
     try:
         return str(json.loads(wrapped)["master"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ImproperlyConfigured(
+        raise KeyUnusable(
             f"The keyring's key {name} is damaged. Restore it from a copy of the keyring."
         ) from error
 

@@ -16,7 +16,12 @@ from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import (
+    require_GET,
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
 
 from accounts.access import requires
 from accounts.http import Request
@@ -114,7 +119,7 @@ def export_jobs(request: Request, grant: BreakGlassGrant) -> HttpResponseBase:
     return render(request, "conversations/_counsel_exports.html", context)
 
 
-@require_safe
+@require_GET
 @never_cache
 @requires(Permission.BREAK_GLASS)
 @_under_grant

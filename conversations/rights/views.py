@@ -22,7 +22,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import (
+    require_GET,
+    require_http_methods,
+    require_POST,
+    require_safe,
+)
 
 from accounts.administration import LastAdministratorError
 from accounts.http import Request
@@ -74,7 +79,7 @@ def export_job(request: Request) -> HttpResponse:
 
 
 @never_cache
-@require_safe
+@require_GET
 @login_required
 def download_export(request: Request, export_id: uuid.UUID) -> HttpResponseBase:
     """Hand out one's own file, opened piece by piece."""

@@ -9,6 +9,7 @@ from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conversations import keyring as keyring_module
 from conversations.encryption import FORMAT, SealKey, day_of, open_sealed, seal
 from conversations.keyring import KeyDay, KeyGone, Keyring, Unreadable, keyring
 from conversations.keystores import FolderStore
@@ -116,6 +117,21 @@ def test_an_unreadable_message_is_reported_and_the_page_shows_the_others(client,
     assert "can't be read any more" in page
     assert "a reply" in page
     assert "New conversation" in page
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{}", b'{"master": "nobody\'s", "key": "00"}'])
+def test_a_page_goes_on_without_what_a_damaged_key_sealed(
+    client, finished, olive, settings, tmp_path, damaged
+):
+    settings.KEYRING = str(tmp_path)
+    turn = finished("a question", reply="a reply")
+    (tmp_path / f"{TODAY.name}.key").write_bytes(damaged)
+    keyring_module._keyring_of.cache_clear()  # as a process that starts later
+    client.force_login(olive)
+    page = client.get(turn.conversation.get_absolute_url())
+    assert page.status_code == 200
+    assert "can't be read any more" in page.content.decode()
+    assert "a reply" not in page.content.decode()
 
 
 def test_an_unreadable_reply_is_not_continued(finished, begin):
