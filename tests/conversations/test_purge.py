@@ -30,6 +30,12 @@ from tests.audit.conftest import SEED
 
 pytestmark = pytest.mark.django_db
 
+
+@pytest.fixture(autouse=True)
+def _keys_of_its_own(settings, tmp_path):
+    settings.KEYRING = str(tmp_path / "keyring")
+
+
 DAY = timedelta(days=1)
 
 

@@ -344,8 +344,9 @@ class _Life:
         question.content = "And now?"
         reply = Message(conversation=conversation, parent=question, role="assistant")
         reply.prompt_version = Message.objects.exclude(prompt_version=None)[0].prompt_version
+        guard = Guard(conversation, Policy([]), Mode.OFF)
         told = [
-            told_for(reply, question, OFFER, Guard(conversation, Policy([]), Mode.OFF), given)
+            told_for("", reply, question, OFFER, guard, given)
             for given in (None, recalled(self.id))
         ]
         assert told[0].messages == told[1].messages
