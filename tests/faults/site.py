@@ -19,7 +19,7 @@ from benchmarks.provider_simulator import recorded_requests, sample, sim
 from chatbot.local.children import Child
 from chatbot.local.environment import ROOT, application_environment
 from chatbot.local.folder import DataFolder
-from chatbot.local.servers import OWNER, Postgres, Redis, Servers
+from chatbot.local.servers import APP, OWNER, Postgres, Redis, Servers
 from chatbot.local.up import listen
 from conversations.encryption import open_sealed
 from tests.faults.page import Page, Person, wait_until
@@ -250,7 +250,10 @@ class Site:
     # --- what is true ---------------------------------------------------------------------------
 
     def query(self, statement: str, *values: object) -> list[tuple]:
-        with psycopg.connect(self.postgres.url(), autocommit=True) as connection:
+        return self.query_as(APP, statement, *values)
+
+    def query_as(self, role: str, statement: str, *values: object) -> list[tuple]:
+        with psycopg.connect(self.postgres.url(role), autocommit=True) as connection:
             found = connection.execute(statement, values)
             return found.fetchall() if found.description else []
 

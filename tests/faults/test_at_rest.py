@@ -6,20 +6,26 @@ name that is kept in the clear is planted beside them and must be found, or the 
 
 import os
 import re
+import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import psycopg
 import pytest
 import redis
 
+from chatbot.local.servers import OWNER, SUPERUSER
+from conversations.encryption import open_sealed
+from conversations.keyring import KeyGone, keyring
 from tests.faults.document import Document
 from tests.faults.page import hidden_fields, wait_until
 from tests.faults.site import Site, controlled_question
 
-pytestmark = pytest.mark.faults
+# What is not there any more is looked for among the keys of holds.
+pytestmark = [pytest.mark.faults, pytest.mark.django_db]
 
 IN_THE_CLEAR = "Name-of-a-token-4711"
 PLANTED = {
@@ -108,6 +114,40 @@ def test_a_dump_of_the_database_holds_none_of_it(planted: Site):
     command = [program, planted.postgres.url(), "--inserts"]
     dump = subprocess.run(command, capture_output=True, check=True).stdout
     assert _found(dump) == {"in the clear"}
+
+
+def test_an_old_dump_cannot_be_read_once_the_keys_of_its_days_are_destroyed(
+    planted: Site, settings, tmp_path
+):
+    dumped = subprocess.run(
+        [planted.postgres.program("pg_dump"), "--no-owner", planted.postgres.url(OWNER)],
+        capture_output=True,
+        check=True,
+    ).stdout
+    planted.query_as(SUPERUSER, "CREATE DATABASE restored")
+    try:
+        restored = planted.postgres.url(SUPERUSER, "restored")
+        psql = [planted.postgres.program("psql"), "--quiet", restored]
+        subprocess.run(psql, input=dumped, capture_output=True, check=True)
+        with psycopg.connect(restored) as connection:
+            rows = connection.execute(
+                "SELECT id, conversation_id, content_sealed FROM conversations_message"
+                " WHERE length(content_sealed) > 0"
+            ).fetchall()
+    finally:
+        planted.query_as(SUPERUSER, "DROP DATABASE restored")
+    sealed = [(f"conversations_message/{pk}/content_sealed", talk, text) for pk, talk, text in rows]
+    said = "".join(open_sealed(text, place, talk).decode() for place, talk, text in sealed)
+    assert PLANTED["question"] in said, "with the keys of that day it can be read"
+
+    # The keyring as it is once the purge has let go of these days.
+    shutil.copytree(settings.KEYRING, tmp_path / "keyring")
+    settings.KEYRING = str(tmp_path / "keyring")
+    for day in keyring().days():
+        keyring().destroy(day)
+    for place, talk, text in sealed:
+        with pytest.raises(KeyGone):
+            open_sealed(text, place, talk)
 
 
 def test_the_files_of_the_database_and_its_write_ahead_log_hold_none_of_it(planted: Site):
