@@ -1010,19 +1010,42 @@ class HeldKey(models.Model):
 # --- the person's rights ----------------------------------------------------------------------
 
 
-class PersonExport(models.Model):
+class ExportState(models.TextChoices):
+    """How far a file is that somebody asked for."""
+
+    WAITING = "waiting", "waiting"
+    WRITING = "writing", "being written"
+    READY = "ready", "ready"
+    FAILED = "failed", "failed"
+    EXPIRED = "expired", "removed"
+
+
+class _Progress:
+    """What pages ask of a file that is being written."""
+
+    state: Any
+    messages: Any
+    done: Any
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it waits or is being written."""
+        return self.state in {ExportState.WAITING, ExportState.WRITING}
+
+    @property
+    def percent(self) -> int:
+        """How much of it is written; messages that came meanwhile do not count."""
+        return min(100, 100 * self.done // self.messages) if self.messages else 0
+
+
+class PersonExport(_Progress, models.Model):
     """A file of all that is held about somebody: asked for, being written, there for a day, gone.
 
     `rights.person_export` alone writes here. One that broke off has failed: it is asked for
     again, and made anew.
     """
 
-    class State(models.TextChoices):
-        WAITING = "waiting", "waiting"
-        WRITING = "writing", "being written"
-        READY = "ready", "ready"
-        FAILED = "failed", "failed"
-        EXPIRED = "expired", "removed"
+    State = ExportState
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     person = models.ForeignKey(
@@ -1058,16 +1081,6 @@ class PersonExport(models.Model):
 
     def __str__(self) -> str:
         return f"Export {self.pk}"
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether it waits or is being written."""
-        return self.state in {self.State.WAITING, self.State.WRITING}
-
-    @property
-    def percent(self) -> int:
-        """How much of it is written; messages that came meanwhile do not count."""
-        return min(100, 100 * self.done // self.messages) if self.messages else 0
 
 
 class Erasure(models.Model):
@@ -1206,14 +1219,14 @@ class BreakGlassView(models.Model):
         return f"View {self.pk} under {self.grant_id}"
 
 
-class CounselExport(models.Model):
+class CounselExport(_Progress, models.Model):
     """A file of what a hold keeps, for counsel: made under a grant, there for a day.
 
     `break_glass.counsel_export` alone writes here. The row stays, with the signed statement of
     what the file held.
     """
 
-    State = PersonExport.State
+    State = ExportState
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     grant = models.ForeignKey(BreakGlassGrant, on_delete=models.PROTECT, related_name="exports")
@@ -1242,13 +1255,3 @@ class CounselExport(models.Model):
 
     def __str__(self) -> str:
         return f"Export {self.pk} for counsel"
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether it waits or is being written."""
-        return self.state in {self.State.WAITING, self.State.WRITING}
-
-    @property
-    def percent(self) -> int:
-        """How much of it is written."""
-        return min(100, 100 * self.done // self.messages) if self.messages else 0
