@@ -21,13 +21,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from chatbot.away import Away
+
 WINDOW_SECONDS = 60.0
 FORGOTTEN_AFTER_SECONDS = 86_400.0
 MOST_KEPT = 10_000
 PREFIX = "flood:"
 # Redis answers in a millisecond. One that does not is not asked again for a while.
 REDIS_SECONDS = 0.5
-WITHOUT_REDIS_SECONDS = 5.0
 # Threads that may ask at once; others decide by themselves.
 _CONNECTIONS = 16
 
@@ -62,7 +63,7 @@ class _Seen:
 
 _seen: OrderedDict[Hashable, _Seen] = OrderedDict()
 _lock = threading.Lock()
-_away_until = 0.0
+_away = Away()
 
 
 def due(what: Hashable, *, now: float | None = None) -> int:
@@ -102,8 +103,7 @@ def _told_by_all(what: Hashable, count: int) -> tuple[int, float] | None:
 
     None while Redis is away.
     """
-    global _away_until  # noqa: PLW0603 - one opinion for the process
-    if time.monotonic() < _away_until:
+    if _away.is_now():
         return None
     # By its digest: it may hold a network.
     name = hashlib.sha256(repr(what).encode()).hexdigest()[:32]
@@ -112,7 +112,7 @@ def _told_by_all(what: Hashable, count: int) -> tuple[int, float] | None:
     try:
         total, milliseconds = _client(settings.REDIS_URL).eval(_COUNT, 1, key, count, *limits)
     except (RedisError, OSError) as error:
-        _away_until = time.monotonic() + WITHOUT_REDIS_SECONDS
+        _away.notice()
         logger.warning("floods_without_redis", error=type(error).__name__)
         return None
     return int(total), milliseconds / 1000
@@ -133,7 +133,6 @@ def _client(url: str) -> "redis.Redis":
 
 def forget() -> None:
     """Begin counting anew in this process."""
-    global _away_until  # noqa: PLW0603 - one opinion for the process
     with _lock:
         _seen.clear()
-        _away_until = 0.0
+    _away.forget()

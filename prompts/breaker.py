@@ -15,7 +15,6 @@ less than a site that answers nobody. Which faults count is decided by `prompts.
 
 import asyncio
 import hashlib
-import time
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -26,6 +25,7 @@ import structlog
 from django.conf import settings
 from redis.exceptions import RedisError
 
+from chatbot.away import Away
 from prompts.catalogue import Offer
 
 logger = structlog.get_logger(__name__)
@@ -35,7 +35,6 @@ PROBE_SECONDS = 15.0
 REMEMBERED_SECONDS = 600.0
 # Redis answers in a millisecond. One that does not is not asked again for a while.
 REDIS_SECONDS = 0.5
-WITHOUT_REDIS_SECONDS = 5.0
 
 # Hash: faults, window (end of the window), open (until when), probe (until when), in milliseconds.
 _NOW = """
@@ -145,18 +144,17 @@ def _ms(seconds: float) -> int:
 
 
 _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, aioredis.Redis]" = WeakKeyDictionary()
-_away_until = 0.0
+_away = Away()
 
 
 async def _run(script: str, key: str, *arguments: int) -> Any:
     """Run a script and return its answer, or None while Redis is away."""
-    global _away_until  # noqa: PLW0603 - one opinion for the process
-    if time.monotonic() < _away_until:
+    if _away.is_now():
         return None
     try:
         return await _client().eval(script, 1, key, *map(int, arguments))
     except (RedisError, OSError) as error:
-        _away_until = time.monotonic() + WITHOUT_REDIS_SECONDS
+        _away.notice()
         logger.warning("breaker_without_redis", error=type(error).__name__)
         return None
 

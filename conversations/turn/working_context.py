@@ -14,7 +14,6 @@ writes to Redis can change neither order nor speakers.
 """
 
 import struct
-import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from chatbot import telemetry
+from chatbot.away import Away
 from conversations.encryption import open_sealed, seal
 from conversations.keyring import Unreadable
 from conversations.models import Conversation, Message
@@ -40,8 +40,6 @@ logger = structlog.get_logger(__name__)
 MOST_BYTES = 128 * 1024
 """A branch whose sealed texts are longer is not kept: what Redis holds stays bounded."""
 ANSWER_SECONDS = 0.25
-PAUSE_SECONDS = 5.0
-"""For how long a process asks nothing of a Redis that did not answer."""
 
 _FAULTS = (RedisError, OSError)
 _FORMAT = 1
@@ -96,12 +94,12 @@ def recalled(conversation_id: uuid.UUID) -> WorkingContext | None:
 
 def _looked_up(conversation_id: uuid.UUID) -> tuple[str, WorkingContext | None]:
     key = key_of(conversation_id)
-    if time.monotonic() < _away.until:
+    if _away.is_now():
         return "away", None
     try:
         sealed = _client(settings.REDIS_URL).get(key)
     except _FAULTS as error:
-        _away.until = time.monotonic() + PAUSE_SECONDS
+        _away.notice()
         logger.warning("session_store_away", error=type(error).__name__)
         return "away", None
     if not isinstance(sealed, bytes):
@@ -187,13 +185,7 @@ def _unpacked(packed: bytes, conversation_id: uuid.UUID) -> WorkingContext:
 # --- Redis ------------------------------------------------------------------------------------
 
 
-class _Away:
-    """Until when this process asks nothing (CLOCK_MONOTONIC)."""
-
-    until = 0.0
-
-
-_away = _Away()
+_away = Away()
 
 
 @lru_cache(maxsize=2)

@@ -39,9 +39,9 @@ State = Message.State
 
 @pytest.fixture(autouse=True)
 def _redis_is_there():
-    working_context._away.until = 0.0
+    working_context._away.forget()
     yield
-    working_context._away.until = 0.0
+    working_context._away.forget()
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_redis_away_costs_only_the_query_and_is_asked_again_later(
     settings.REDIS_URL = "unix:///nowhere/redis.sock"
     before = count_of("away")
     assert said_to_model(begin("Two?", turn.conversation)) == ["One?", "1", "Two?"]
-    assert working_context._away.until > 0
+    assert working_context._away.is_now()
     settings.REDIS_URL = configured.REDIS_URL  # still not asked
     assert recalled(turn.conversation.pk) is None
     assert count_of("away") == before + 2

@@ -11,9 +11,9 @@ from prompts.catalogue import Offer
 
 
 @pytest.fixture
-async def _own_breakers(settings, monkeypatch) -> AsyncIterator[None]:
+async def _own_breakers(settings) -> AsyncIterator[None]:
     settings.REDIS_PREFIX = f"{settings.REDIS_PREFIX}{uuid4().hex}:"
-    monkeypatch.setattr(breaker, "_away_until", 0.0)
+    breaker._away.forget()
     yield
     await routing.close()
 
