@@ -220,9 +220,19 @@ EVENTS: dict[str, Event] = {
         "A reply ended: completed, stopped, failed, refused or interrupted.",
         ("reply", "state", "duration_ms", "reply_digest"),
     ),
-    "feedback.given": Event(_G.CONVERSATIONS, "Somebody rated a reply.", ("reply", "rating")),
+    "feedback.given": Event(
+        _G.CONVERSATIONS,
+        "Somebody rated a reply, or changed what they had said of it. Never their words.",
+        ("reply", "rating", "reasons"),
+    ),
     "feedback.withdrawn": Event(
         _G.CONVERSATIONS, "Somebody took back their rating of a reply.", ("reply",)
+    ),
+    "satisfaction.given": Event(
+        _G.CONVERSATIONS, "Somebody said, from 1 to 5, how a conversation went.", ("score",)
+    ),
+    "satisfaction.declined": Event(
+        _G.CONVERSATIONS, "Somebody did not want to say how a conversation went."
     ),
     "model.offered": Event(_G.MODELS, "A language model was put on offer.", ("now", "before")),
     "model.redefined": Event(

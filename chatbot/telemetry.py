@@ -52,6 +52,12 @@ provider_faults = Counter(
 fallbacks = Counter(
     "parley_fallbacks_total", "Replies that another model than the chosen one began", ["model"]
 )
+ratings = Counter("parley_ratings_total", "Thumbs that people gave or turned", ["rating"])
+satisfaction = Histogram(
+    "parley_satisfaction_score",
+    "How conversations went, from 1 to 5, as people said",
+    buckets=(1, 2, 3, 4, 5),
+)
 active_replies = Gauge(
     "parley_active_replies", "Replies being written now", multiprocess_mode="livesum"
 )

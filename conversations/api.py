@@ -23,8 +23,9 @@ from ninja.parser import Parser
 from pydantic import Field
 
 from accounts.access import Denied
-from accounts.models import ApiToken
+from accounts.models import ApiToken, User
 from chatbot.database import db
+from conversations import feedback
 from conversations.doors import asking, reading
 from conversations.doors.bearer import Bearer
 from conversations.doors.problems import MEDIA_TYPE, Problem
@@ -40,8 +41,10 @@ from conversations.doors.schemas import (
     SessionsOut,
     SpentOut,
     StoppedOut,
+    feedback_out,
     reply_out,
 )
+from conversations.feedback import Opinion, UnfitOpinion
 from conversations.models import Conversation, Message
 from conversations.reply.runner import runner
 from conversations.rights import deleting as rights
@@ -345,9 +348,19 @@ async def get_message(request: HttpRequest, session_id: uuid.UUID, message_id: u
 async def rate(
     request: HttpRequest, session_id: uuid.UUID, message_id: uuid.UUID, body: FeedbackIn
 ) -> Any:
-    """Give a reply a thumb and, if you like, words. What was given before is replaced."""
-    user = _token(request).user
-    return await db(reading.rate)(user, session_id, message_id, body.rating, body.comment)
+    """Give a reply a thumb and, if you like, reasons and words. What was given is replaced."""
+    opinion = Opinion(body.rating, body.reasons, body.comment)
+    try:
+        return await db(_rate)(_token(request).user, session_id, message_id, opinion)
+    except UnfitOpinion as error:
+        where = {"at": f"body.{error.part}", "message": str(error)}
+        raise Problem("invalid", errors=[where]) from error
+
+
+def _rate(
+    user: User, session_id: uuid.UUID, message_id: uuid.UUID, opinion: Opinion
+) -> dict[str, Any]:
+    return feedback_out(feedback.rate(user, session_id, message_id, opinion))
 
 
 @api.delete(
@@ -360,7 +373,7 @@ async def rate(
 )
 async def unrate(request: HttpRequest, session_id: uuid.UUID, message_id: uuid.UUID) -> Any:
     """Take back what you thought of a reply; nothing happens when there is no rating."""
-    await db(reading.unrate)(_token(request).user, session_id, message_id)
+    await db(feedback.unrate)(_token(request).user, session_id, message_id)
     return Status(204, None)
 
 

@@ -132,10 +132,11 @@ def key_of(export: PersonExport | CounselExport, made_at: datetime) -> SealKey:
 
 def one_by_one(conversations: QuerySet[Conversation]) -> Iterator[Conversation]:
     """Yield them in the order of their ids, which is about that of their age."""
-    page = list(conversations.order_by("pk")[:CONVERSATIONS_AT_ONCE])
+    ordered = conversations.select_related("satisfaction").order_by("pk")
+    page = list(ordered[:CONVERSATIONS_AT_ONCE])
     while page:
         yield from page
-        page = list(conversations.order_by("pk").filter(pk__gt=page[-1].pk)[:CONVERSATIONS_AT_ONCE])
+        page = list(ordered.filter(pk__gt=page[-1].pk)[:CONVERSATIONS_AT_ONCE])
 
 
 def now_and_then(note: Callable[[int], None]) -> Callable[[Counted], None]:

@@ -786,6 +786,11 @@ class Feedback(SealedRow):
         return f"Feedback {self.pk}"
 
     @property
+    def offered_reasons(self) -> list[tuple[str, str]]:
+        """The reasons that fit its thumb, as slugs and words."""
+        return [(str(each), each.label) for each in Rating(self.rating).reasons]
+
+    @property
     def reasons_in_words(self) -> list[str]:
         """The reasons as people read them."""
         return [Reason(slug).label for slug in self.reasons]

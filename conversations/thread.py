@@ -157,7 +157,7 @@ def thread_of(
         path = [pk for pk in path if pk in those]
     end = path.index(before) if before in path else len(path)
     start = max(0, end - MESSAGES_AT_ONCE)
-    shown = said.linked().select_related("prompt_version__template", "refused_by")
+    shown = said.linked().select_related("prompt_version__template", "refused_by", "feedback")
     found = shown.in_bulk(path[start:end])
     messages = [found[pk] for pk in path[start:end] if pk in found]
     for message in messages:

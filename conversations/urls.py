@@ -15,6 +15,12 @@ urlpatterns = [
         views.continue_reply,
         name="continue",
     ),
+    path(
+        "c/<uuid:conversation_id>/replies/<uuid:reply_id>/feedback",
+        views.feedback,
+        name="feedback",
+    ),
+    path("c/<uuid:conversation_id>/satisfaction", views.satisfaction, name="satisfaction"),
     path("c/<uuid:conversation_id>/delete", rights_views.delete, name="delete_conversation"),
     path("c/<uuid:conversation_id>/undo", rights_views.undo, name="undo_deletion"),
     path("account/data/", rights_views.your_data, name="your_data"),

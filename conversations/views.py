@@ -8,25 +8,28 @@ import asyncio
 import uuid
 from collections.abc import Awaitable
 from datetime import datetime
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from django.core.exceptions import BadRequest
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 from uuid_utils.compat import uuid7
 
 from accounts.access import requires
-from accounts.http import Request, wants_fragment
+from accounts.http import Request, page_to_return_to, wants_fragment
 from accounts.models import User
 from audit.trail import record_sparingly
 from chatbot.database import db
-from conversations.models import Conversation, Message
+from conversations.feedback import Opinion, UnfitOpinion, rate, unrate
+from conversations.models import Conversation, Message, Rating
 from conversations.reply import fragments
 from conversations.reply.runner import runner
 from conversations.rights.deleting import deletion_of
+from conversations.satisfaction import ask_about, ask_about_last, decline, give
 from conversations.thread import empty_page, page_of
 from conversations.turn import Refusal, Turn, continue_turn, request_stop, start_turn
 from conversations.turn.limits import TooMany, check, rate_limit_fields
@@ -69,6 +72,7 @@ def new_conversation(request: Request) -> HttpResponse:
         "draft": request.GET.get("ask", ""),
         "chosen": request.GET.get("template", ""),
         "deletion": deletion_of(request.user, deleted) if deleted else None,
+        "asked": ask_about_last(request.user, timezone.now()) if _may_ask(request) else None,
     }
     return render(request, "conversations/conversation.html", context)
 
@@ -77,18 +81,38 @@ def new_conversation(request: Request) -> HttpResponse:
 @requires("conversations.chat")
 def conversation(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
     """A conversation of one's own, newest messages last."""
-    stored = Conversation.objects.visible_to(request.user).filter(pk=conversation_id).first()
+    stored = _stored(request.user, conversation_id)
     if stored is None:
         return _not_there(request.user, conversation_id)
-    stored.owner = request.user  # the same, and come with their roles
     stored.seen()
     page = page_of(
         stored,
         before=_uuid(request.GET.get("before")),
         list_before=_moment(request.GET.get("list")),
     )
-    context = {"page": page, "key": uuid7()}
+    now = timezone.now()
+    context = {
+        "page": page,
+        "key": uuid7(),
+        "rated": _uuid(request.GET.get("rated")),
+        "asked": ask_about(stored, page.messages, now) if _may_ask(request) else None,
+    }
     return render(request, "conversations/conversation.html", context)
+
+
+def _stored(user: User, conversation_id: uuid.UUID) -> Conversation | None:
+    stored = Conversation.objects.visible_to(user).filter(pk=conversation_id).first()
+    if stored:
+        stored.owner = user  # the same, and come with their roles
+    return stored
+
+
+def _may_ask(request: Request) -> bool:
+    """Whether this is a page that somebody came to, to be shown as a whole.
+
+    What is looked for, followed or unfolded has a query in its address.
+    """
+    return request.method == "GET" and not request.GET and not wants_fragment(request)
 
 
 def _not_there(user: User, conversation_id: uuid.UUID) -> HttpResponse:
@@ -214,6 +238,116 @@ async def stop(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse
     return redirect("conversation", conversation_id)
 
 
+@require_POST
+@requires("conversations.chat")
+def feedback(request: Request, conversation_id: uuid.UUID, reply_id: uuid.UUID) -> HttpResponse:
+    """Keep what somebody thinks of a reply, or take it back: a thumb, or thumb, reasons and words.
+
+    Without JavaScript the page comes back at that reply.
+    """
+    _check_text(request)
+    try:
+        return _rated(request, conversation_id, reply_id)
+    except (Conversation.DoesNotExist, Message.DoesNotExist) as error:
+        raise Http404 from error
+
+
+def _rated(request: Request, conversation_id: uuid.UUID, reply_id: uuid.UUID) -> HttpResponse:
+    if not request.POST.get("rating"):
+        reply = unrate(request.user, conversation_id, reply_id)
+        return _as_rated(request, reply, said="Your rating is taken back.")
+    opinion = _opinion(request)
+    try:
+        reply = rate(request.user, conversation_id, reply_id, opinion).reply
+    except UnfitOpinion as unfit:
+        return _unfit(request, conversation_id, reply_id, opinion, str(unfit))
+    if opinion.reasons is not None:
+        return _as_rated(request, reply, said="Thank you. Your feedback is kept.", is_sent=True)
+    told = "good" if opinion.rating == Rating.UP else "bad"
+    said = f"Rated as {told}. You can say why below."
+    return _as_rated(request, reply, said=said, rated=reply.pk)
+
+
+def _opinion(request: Request) -> Opinion:
+    """Return what the form says: a thumb alone comes without words. Raises BadRequest."""
+    try:
+        rating = Rating(request.POST["rating"])
+    except ValueError as error:
+        raise BadRequest("A rating is up or down. Nothing was kept.") from error
+    if "comment" not in request.POST:
+        return Opinion(rating)
+    words = request.POST["comment"].replace("\r\n", "\n").strip()
+    return Opinion(rating, request.POST.getlist("reasons"), words)
+
+
+def _as_rated(
+    request: Request,
+    reply: Message,
+    *,
+    said: str,
+    rated: uuid.UUID | None = None,
+    **context: object,
+) -> HttpResponse:
+    """Return what stands under the reply now; with the reasons unfolded if it is `rated`."""
+    if wants_fragment(request):
+        return HttpResponse(fragments.rated(reply, said, rated=rated, **context))
+    address = _standing_at(request, reply.conversation_id)
+    address.pop("rated", None)
+    if rated:
+        address["rated"] = str(rated)
+    path = reverse("conversation", args=[reply.conversation_id])
+    return redirect(f"{path}?{address.urlencode()}#tools-{reply.pk}")
+
+
+def _unfit(
+    request: Request,
+    conversation_id: uuid.UUID,
+    reply_id: uuid.UUID,
+    opinion: Opinion,
+    sentence: str,
+) -> HttpResponse:
+    """Say what could not be kept, beside it."""
+    stored = _stored(request.user, conversation_id)
+    if stored is None:
+        raise Conversation.DoesNotExist
+    context = {"rated": reply_id, "unfit": sentence, "unfit_words": opinion.comment}
+    if wants_fragment(request):
+        replies = stored.shown_messages().select_related("feedback")
+        reply = replies.get(pk=reply_id, feedback__isnull=False)
+        reply.conversation = stored
+        return HttpResponse(fragments.rated(reply, sentence, **context), status=422)
+    before = _uuid(_standing_at(request, conversation_id).get("before"))
+    context |= {"page": page_of(stored, before=before), "key": uuid7()}
+    return render(request, "conversations/conversation.html", context, status=422)
+
+
+def _standing_at(request: Request, conversation_id: uuid.UUID) -> QueryDict:
+    """Return what follows the `?` where somebody stood in the conversation's page."""
+    at = urlsplit(page_to_return_to(request))
+    is_there = at.path == reverse("conversation", args=[conversation_id])
+    return QueryDict(at.query if is_there else "", mutable=True)
+
+
+@require_POST
+@requires("conversations.chat")
+def satisfaction(request: Request, conversation_id: uuid.UUID) -> HttpResponse:
+    """Keep how a conversation went, or that somebody does not want to say."""
+    score = request.POST.get("score", "")
+    try:
+        if score:
+            give(request.user, conversation_id, int(score))
+        else:
+            decline(request.user, conversation_id)
+    except ValueError as error:
+        raise BadRequest("A score is a number from 1 to 5. Nothing was kept.") from error
+    except Conversation.DoesNotExist as error:
+        raise Http404 from error
+    if not wants_fragment(request):
+        return redirect(page_to_return_to(request))
+    said = "Thank you." if score else "You won’t be asked again for a month."
+    return HttpResponse(render_to_string("conversations/oob/satisfaction.html", {"said": said}))
+
+
 async def _page_with_reply(turn: Turn) -> HttpResponse:
     """Without JavaScript the page comes back with the reply on it."""
     await runner().wait_for(turn.reply.pk, seconds=NO_SCRIPT_PATIENCE_SECONDS)
@@ -246,10 +380,7 @@ def _refused_page(
     request: HttpRequest, conversation_id: uuid.UUID, refusal: Refusal, text: str, status: int
 ) -> HttpResponse:
     assert isinstance(request.user, User)
-    stored = Conversation.objects.visible_to(request.user).filter(pk=conversation_id).first()
-    if stored:
-        stored.owner = request.user
-    if stored:
+    if stored := _stored(request.user, conversation_id):
         page = page_of(stored)
     else:
         page = empty_page(request.user, conversation_id, temporary=_is_temporary(request))
@@ -266,7 +397,13 @@ def _asker(request: HttpRequest) -> User:
 
 
 def _form(request: HttpRequest) -> tuple[str, str]:
-    """Return text and key. Raises BadRequest for bytes that are not UTF-8.
+    """Return text and key. Raises BadRequest as `_check_text`."""
+    _check_text(request)
+    return request.POST.get("text", ""), request.POST.get("key", "") or uuid7().hex
+
+
+def _check_text(request: HttpRequest) -> None:
+    """Raises BadRequest for bytes that are not UTF-8.
 
     Django would put replacement characters in their place, and the person's words would be lost
     without a word about it.
@@ -275,7 +412,6 @@ def _form(request: HttpRequest) -> tuple[str, str]:
         unquote_to_bytes(request.body.replace(b"+", b" ")).decode()
     except UnicodeDecodeError as error:
         raise BadRequest("The message is not valid UTF-8. Nothing was sent.") from error
-    return request.POST.get("text", ""), request.POST.get("key", "") or uuid7().hex
 
 
 def _is_temporary(request: HttpRequest) -> bool:

@@ -1,4 +1,4 @@
-"""What a program may read and rate: its person's sessions, messages and usage.
+"""What a program may read: its person's sessions, messages and usage.
 
 One function = one transaction; each wants the person and gives plain data.
 """
@@ -9,20 +9,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db import transaction
 from django.db.models import Count, Q, Sum
 from django.db.models.functions import Coalesce, TruncDate
 from django.utils import timezone
 
 from accounts.models import User
-from audit.trail import record
 from conversations.doors.problems import Problem
-from conversations.doors.schemas import feedback_out, message_out, session_out
-from conversations.models import Conversation, Feedback, Message
+from conversations.doors.schemas import message_out, session_out
+from conversations.models import Conversation, Message
 from conversations.turn.context import branch
-from prompts.drift import tally_rating as drift_tally
-from prompts.models import Arm
-from prompts.tallies import tally_rating as guard_tally
 
 _LOADED = ("prompt_version__template", "refused_by", "feedback")
 
@@ -72,49 +67,6 @@ def message(user: User, session_id: uuid.UUID, message_id: uuid.UUID) -> dict[st
     """Return one message. Raises DoesNotExist of a session or message."""
     said = _mine(user, session_id).shown_messages().linked().select_related(*_LOADED)
     return message_out(said.get(pk=message_id))
-
-
-@transaction.atomic
-def rate(
-    user: User, session_id: uuid.UUID, message_id: uuid.UUID, rating: str, comment: str
-) -> dict[str, Any]:
-    """Keep a thumb and words about a reply, in place of what was kept before.
-
-    Raises DoesNotExist of a session or message; so it does where nothing can be sealed any more.
-    """
-    conversation = _mine(user, session_id)
-    replies = conversation.shown_messages().filter(role=Message.Role.ASSISTANT)
-    reply = replies.select_for_update(of=("self",)).get(pk=message_id)
-    if not reply.takes_text:
-        raise Message.DoesNotExist
-    feedback = Feedback.objects.filter(reply=reply).first() or Feedback(reply=reply)
-    if feedback._state.adding:
-        _tally(reply, conversation, is_down=rating == Feedback.Rating.DOWN)
-    feedback.rating, feedback.comment = rating, comment
-    feedback.save()
-    record(user, "feedback.given", conversation, turn=reply.pk, reply=str(reply.pk), rating=rating)
-    return feedback_out(feedback)
-
-
-def _tally(reply: Message, conversation: Conversation, *, is_down: bool) -> None:
-    """Let the guards of a release, and who watches a live prompt, count a first rating."""
-    if reply.release_id:
-        began = conversation.created_at
-        person = conversation.owner_id
-        release, arm = reply.release_id, reply.arm
-        guard_tally(release, arm, person, conversation_began=began, is_down=is_down)
-    if reply.prompt_version_id and reply.arm in {"", Arm.PRODUCTION}:
-        drift_tally(reply.prompt_version_id, conversation.owner_id, is_down=is_down)
-
-
-@transaction.atomic
-def unrate(user: User, session_id: uuid.UUID, message_id: uuid.UUID) -> None:
-    """Take the rating of a reply back, if there is one. Raises DoesNotExist as `rate`."""
-    conversation = _mine(user, session_id)
-    reply = conversation.shown_messages().get(pk=message_id, role=Message.Role.ASSISTANT)
-    removed, _ = Feedback.objects.filter(reply=reply).delete()
-    if removed:
-        record(user, "feedback.withdrawn", conversation, turn=reply.pk, reply=str(reply.pk))
 
 
 def usage(user: User, days: int) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 from ninja import Schema
 from pydantic import ConfigDict, Field
 
-from conversations.models import Conversation, Feedback, Message
+from conversations.feedback import MAX_COMMENT_CHARACTERS
+from conversations.models import Conversation, Feedback, Message, Rating
 from conversations.turn.faults import refusal_of
 from conversations.turn.screening import MAX_BYTES
 from prompts.models import PromptVersion
-
-MAX_COMMENT_CHARACTERS = 4000
 
 State = Literal["said", "streaming", "completed", "stopped", "failed", "refused", "interrupted"]
 Outcome = Literal["streaming", "completed", "stopped", "failed", "refused", "interrupted"]
@@ -41,7 +40,26 @@ class AskIn(Strict):
 
 
 class FeedbackIn(Strict):
-    rating: Literal["up", "down"]
+    """A thumb, and reasons that fit it. What is left out is empty."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        # Checked by the verb itself, which says it in a sentence.
+        json_schema_extra={
+            "anyOf": [
+                {
+                    "properties": {
+                        "rating": {"const": str(rating)},
+                        "reasons": {"items": {"enum": [str(each) for each in rating.reasons]}},
+                    }
+                }
+                for rating in Rating
+            ]
+        },
+    )
+
+    rating: Rating
+    reasons: list[str] = Field([], description="Each one counts once.")
     comment: Annotated[str, Field(max_length=MAX_COMMENT_CHARACTERS, pattern="^[^\\x00]*$")] = ""
 
 
@@ -70,7 +88,8 @@ class UsageOut(Schema):
 
 
 class FeedbackOut(Schema):
-    rating: Literal["up", "down"]
+    rating: Rating
+    reasons: list[str]
     comment: str
 
 
@@ -222,7 +241,11 @@ def message_out(message: Message) -> dict[str, Any]:
 
 def feedback_out(feedback: Feedback) -> dict[str, Any]:
     """Return the members of FeedbackOut."""
-    return {"rating": str(feedback.rating), "comment": Feedback.comment.shown(feedback) or ""}
+    return {
+        "rating": str(feedback.rating),
+        "reasons": feedback.reasons,
+        "comment": feedback.shown_comment or "",
+    }
 
 
 def _ending(message: Message) -> dict[str, Any]:

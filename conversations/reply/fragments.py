@@ -83,13 +83,19 @@ def turn_ended(reply: Message, final: "Final", warning: str) -> str:
 
 def reply_replaced(reply: Message) -> str:
     """The whole reply as the database has it. Reads the database."""
-    loaded = ("prompt_version__template", "refused_by", "conversation")
+    loaded = ("prompt_version__template", "refused_by", "conversation", "feedback")
     reply = Message.objects.select_related(*loaded).get(pk=reply.pk)
     html = render_to_string(
         "conversations/oob/reply_replaced.html",
         {"reply": reply, "conversation": reply.conversation},
     )
     return html + _sidebar_item(reply.conversation, is_live=reply.is_open)
+
+
+def rated(reply: Message, said: str, **context: object) -> str:
+    """What stands under a reply, with its feedback loaded; `said` goes to the status region."""
+    context = {"reply": reply, "said": said, "without_token": True, **context}
+    return render_to_string("conversations/oob/rated.html", context)
 
 
 def title_changed(conversation: Conversation) -> str:

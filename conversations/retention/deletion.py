@@ -9,8 +9,8 @@
 All are for a short transaction of the caller's. They lock the conversations in the order of their
 ids and never wait for one that somebody works on; what is under a hold, or being written, stays and
 is told. With a message go its feedback and reservation; what follows it loses its parent and
-stays. With a conversation go the budgets of its sessions. What Redis holds goes once the
-transaction is committed; where Redis is away it ends by itself within a day.
+stays. With a conversation go the budgets of its sessions and its score. What Redis holds goes once
+the transaction is committed; where Redis is away it ends by itself within a day.
 """
 
 import uuid
@@ -264,13 +264,18 @@ def _array(ids: Iterable[uuid.UUID]) -> str:
 
 
 def _delete_emptied(ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
-    """Delete those of these conversations in which nothing is said any more; return which."""
+    """Delete those of these conversations in which nothing is said any more; return which.
+
+    How satisfied people were with them goes in the same transaction, before its constraints are
+    looked at.
+    """
     emptied = _ids(
         "DELETE FROM conversations_conversation AS conversation WHERE id = ANY(%s) AND NOT EXISTS"
         " (SELECT FROM conversations_message WHERE conversation_id = conversation.id)"
         " RETURNING id",
         list(ids),
     )
+    _done("DELETE FROM conversations_satisfaction WHERE conversation_id = ANY(%s)", emptied)
     _done(
         "DELETE FROM conversations_budgetwindow WHERE scope = 'session' AND subject = ANY(%s)",
         emptied,

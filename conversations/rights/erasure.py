@@ -20,7 +20,7 @@ from accounts.access import Actor, System
 from accounts.models import User
 from audit.personal import erase_personal_details
 from audit.trail import record
-from conversations.models import BudgetWindow, Conversation, Erasure, Message
+from conversations.models import BudgetWindow, Conversation, Erasure, Message, SatisfactionPause
 from conversations.retention.holds import held, is_person_held
 from conversations.rights.deleting import hide_all, hurry, stop_open_replies
 from conversations.rights.person_export import withdraw
@@ -66,6 +66,7 @@ def _finish(person_id: uuid.UUID, now: datetime) -> bool:
     found.former_email = found.former_name = ""
     if not Conversation.objects.filter(owner=person_id).exists():
         BudgetWindow.objects.filter(subject=person_id).delete()
+        SatisfactionPause.objects.filter(person=person_id).delete()
         found.finished_at = now
         record(BY, "account.erasure_finished", ("accounts.user", str(person_id)))
     found.save()

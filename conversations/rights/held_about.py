@@ -17,7 +17,7 @@ from accounts.models import User
 from accounts.sessions import sessions_of
 from audit.events import EVENTS, Group
 from audit.models import Entry
-from conversations.models import BudgetWindow, Conversation, PersonExport
+from conversations.models import BudgetWindow, Conversation, PersonExport, SatisfactionPause
 from conversations.rights.portable import Row, Table
 
 _ENTRIES_AT_ONCE = 1_000
@@ -66,6 +66,7 @@ _ACCOUNT: Columns = (
     ("has_password", "Has a password"),
     ("joined_at", "Joined"),
     ("last_sign_in_at", "Last sign-in"),
+    ("not_asked_before", "Not asked how a conversation went before"),
 )
 _EMAILS: Columns = (("email", "Email"), ("verified", "Verified"), ("primary", "Primary"))
 _ROLES: Columns = (("role", "Role"), ("label", "Name"), ("granted_at", "Given"))
@@ -103,6 +104,7 @@ _REFUSED: Columns = (("at", "When"), ("reason", "Reason"))
 
 
 def _account(user: User) -> Row:
+    pause = SatisfactionPause.objects.filter(person=user).first()
     return {
         "id": user.pk,
         "email": user.email,
@@ -111,6 +113,7 @@ def _account(user: User) -> Row:
         "has_password": user.has_usable_password(),
         "joined_at": user.date_joined,
         "last_sign_in_at": user.last_login,
+        "not_asked_before": pause and pause.until,
     }
 
 

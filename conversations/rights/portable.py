@@ -27,7 +27,7 @@ from django.db.models import Q
 from django.template.loader import render_to_string
 from django.utils.safestring import mark_safe
 
-from conversations.models import Conversation, Feedback, Message, MessageQuerySet
+from conversations.models import Conversation, Feedback, Message, MessageQuerySet, Satisfaction
 from conversations.reply.markdown import render
 from conversations.turn.faults import sentence_of
 
@@ -163,6 +163,8 @@ class Archive:
             )
         with self.file(f"{stem}.md") as write:
             write(f"# {_in_line(title)}\n\nBegun {in_words(conversation.created_at)}.\n")
+            if score := _score_of(conversation):
+                write(f"\nHow it went, from 1 to 5: {score}\n")
             for message in pages.messages():
                 write(_markdown_message(message, self._asker))
         self.counted.conversations += 1
@@ -279,6 +281,17 @@ def _conversation_json(conversation: Conversation) -> Row:
         "last_message_at": conversation.last_message_at,
         "last_seen_at": conversation.last_seen,
         "end_of_shown_branch": conversation.leaf_id,
+        "satisfaction": _satisfaction_json(getattr(conversation, "satisfaction", None)),
+    }
+
+
+def _satisfaction_json(satisfaction: Satisfaction | None) -> Row | None:
+    if satisfaction is None:
+        return None
+    return {
+        "asked_at": satisfaction.asked_at,
+        "answered_at": satisfaction.answered_at,
+        "score": satisfaction.score,
     }
 
 
@@ -318,9 +331,10 @@ def _message_json(message: Message) -> Row:
 def _feedback_json(feedback: Feedback | None) -> Row | None:
     if feedback is None:
         return None
-    comment = Feedback.comment.shown(feedback)
+    comment = feedback.shown_comment
     return {
         "rating": feedback.rating,
+        "reasons": feedback.reasons,
         "comment": comment or "",
         "comment_readable": comment is not None,
         "created_at": feedback.created_at,
@@ -369,7 +383,8 @@ def _or_none(table: Table) -> Iterator[Row]:
 
 
 def _html_messages(conversation: Conversation, pages: _Pages, asker: str) -> Iterator[str]:
-    yield render_to_string("portable/_conversation.html", {"conversation": conversation})
+    about = {"conversation": conversation, "score": _score_of(conversation)}
+    yield render_to_string("portable/_conversation.html", about)
     for message in pages.messages():
         yield render_to_string("portable/_message.html", {**_about(message), "asker": asker})
 
@@ -383,7 +398,7 @@ def _about(message: Message) -> Row:
         "prose": mark_safe(render(text)) if message.is_reply and text else "",  # noqa: S308 - sanitised
         "thinking": message.shown_thinking,
         "feedback": feedback,
-        "comment": Feedback.comment.shown(feedback) if feedback else "",
+        "comment": feedback.shown_comment if feedback else "",
         "sentence": sentence_of(message) if message.is_reply else None,
         "unreadable": UNREADABLE,
     }
@@ -402,6 +417,11 @@ def _around(start: str, pieces: Iterable[str], end: str, *, first: str = "") -> 
     yield first + start
     yield from pieces
     yield end
+
+
+def _score_of(conversation: Conversation) -> int | None:
+    satisfaction = getattr(conversation, "satisfaction", None)
+    return satisfaction.score if satisfaction else None
 
 
 # --- Markdown ---------------------------------------------------------------------------------
@@ -432,9 +452,10 @@ def _markdown_message(message: Message, asker: str) -> str:
     if message.is_reply and (sentence := sentence_of(message)):
         parts.append(f"\n*{sentence.headline} {sentence.rest_for(message)}*\n")
     if feedback := getattr(message, "feedback", None):
-        comment = Feedback.comment.shown(feedback)
+        comment = feedback.shown_comment
         said = UNREADABLE if comment is None else comment
-        parts.append(f"\n{_in_line(asker)} rated this: {feedback.rating}\n\n{_quoted(said)}\n")
+        rating = ", ".join([feedback.rating, *feedback.reasons_in_words])
+        parts.append(f"\n{_in_line(asker)} rated this: {rating}\n\n{_quoted(said)}\n")
     return "".join(parts)
 
 

@@ -213,7 +213,7 @@ def _continued(
 ) -> Turn:
     conversation = Conversation.objects.visible_to(by).select_for_update().get(pk=conversation_id)
     said = conversation.shown_messages().linked()
-    reply = said.select_related("parent", "prompt_version__template").get(
+    reply = said.select_related("parent", "prompt_version__template", "feedback").get(
         pk=reply_id, role=Message.Role.ASSISTANT
     )
     if not reply.takes_text:

@@ -1,5 +1,5 @@
 /* What the page of a conversation does beyond htmx: the reader's place in the log, the draft, the
-   end of the thread, copying, and local times. Works on plain events; no inline code, no eval. */
+   end of the thread, ratings, copying, and local times. Works on plain events; no inline code, no eval. */
 "use strict";
 
 const byId = (id) => document.getElementById(id);
@@ -149,6 +149,33 @@ function sendOver(event) {
   keepDraft();
 }
 
+/* --- ratings ------------------------------------------------------------------------------------ */
+
+const isRating = (event) => Boolean(event.detail.ctx && event.detail.ctx.sourceElement.closest(".tools, .satisfaction"));
+
+function afterRating(event) {
+  if (!isRating(event)) return;
+  const status = event.detail.ctx.response && event.detail.ctx.response.status;
+  if (status === 404) say(4404);
+  else if (status >= 400 && status !== 401 && status !== 422) refuse("Your rating was not kept.", "Try again in a moment.");
+}
+
+function ratingFailed(event) {
+  if (isRating(event)) refuse("Not kept: the server can’t be reached.", "Try again in a moment.");
+}
+
+/* Who unfolds something stays with it, also at the end of the thread. */
+function unfolded(event) {
+  const details = event.target;
+  if (details.open && details.matches(".reasons")) details.scrollIntoView({ block: "nearest" });
+}
+
+function fold(link) {
+  const details = link.closest("details");
+  details.open = false;
+  details.querySelector("summary").focus();
+}
+
 /* Send and Stop share one place: the second half of a double click would stop what the first sent. */
 function onceEach(event) {
   if (event.detail < 2 || !event.target.closest("#act")) return;
@@ -234,10 +261,12 @@ async function copy(button, text) {
 function announce(text) { byId("status").textContent = text; }
 
 function clicked(event) {
-  const button = event.target.closest("[data-copy], [data-copy-reply], [data-ask], [data-latest]");
+  if (event.target.closest("[name=rating], .reasons")) follow = false;
+  const button = event.target.closest("[data-copy], [data-copy-reply], [data-ask], [data-latest], [data-fold]");
   if (!button) return;
   if (button.matches("[data-copy]")) copy(button, button.closest("figure").querySelector("code").textContent);
   else if (button.matches("[data-copy-reply]")) copy(button, button.closest(".said").querySelector(".prose").innerText);
+  else if (button.matches("[data-fold]")) { event.preventDefault(); fold(button); }
   else if (button.matches("[data-latest]")) { event.preventDefault(); follow = true; toEnd(); scrolled(); }
   else { event.preventDefault(); ask.value = button.dataset.ask; grow(); keepDraft(); ask.focus(); }
 }
@@ -249,6 +278,9 @@ document.addEventListener("htmx:ws:after:connection", lineOpen);
 document.addEventListener("htmx:before:request", beforeSend);
 document.addEventListener("htmx:after:request", afterSend);
 document.addEventListener("htmx:error", sendFailed);
+document.addEventListener("htmx:after:request", afterRating);
+document.addEventListener("htmx:error", ratingFailed);
+document.addEventListener("toggle", unfolded, { capture: true });
 document.addEventListener("htmx:finally:request", sendOver);
 document.addEventListener("htmx:after:swap", changed);
 document.addEventListener("click", onceEach, { capture: true });

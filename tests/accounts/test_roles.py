@@ -103,7 +103,9 @@ def test_nobody_may_change_or_remove_evidence():
 
 def test_who_sees_each_model_of_conversations_was_decided():
     known = {model._meta.model_name for model in apps.get_app_config("conversations").get_models()}
-    assert known == KEPT_CLOSE | OPEN_TO_OPERATORS | {"runner", "feedback", "reservation"}
+    assert known == KEPT_CLOSE | OPEN_TO_OPERATORS | {
+        *("runner", "feedback", "reservation", "satisfaction", "satisfactionpause"),
+    }
     held = ROLES["operator"].permissions
     assert {n for n in known if implies(held, f"conversations.view_{n}")} == OPEN_TO_OPERATORS
 

@@ -406,12 +406,9 @@ def test_feedback_is_kept_sealed_replaced_and_taken_back(program):
     told = ask(program).json()
     path = f"{SESSIONS}/{told['session_id']}/messages/{told['message_id']}"
     for rating, comment in (("up", ""), ("down", "Not what I meant.")):
-        answer = program.put(f"{path}/feedback", json={"rating": rating, "comment": comment})
-        assert answer.json() == {"rating": rating, "comment": comment}
-    assert program.get(path).json()["feedback"] == {
-        "rating": "down",
-        "comment": "Not what I meant.",
-    }
+        given = {"rating": rating, "reasons": ["other"], "comment": comment}
+        assert program.put(f"{path}/feedback", json=given).json() == given
+        assert program.get(path).json()["feedback"] == given
     (kept,) = Feedback.objects.all()
     assert b"meant" not in bytes(kept.comment_sealed)
     assert program.delete(f"{path}/feedback").status_code == 204
@@ -423,6 +420,17 @@ def test_feedback_is_kept_sealed_replaced_and_taken_back(program):
         "feedback.withdrawn",
     ]
     assert "meant" not in str(list(recorded.values()))
+
+
+@pytest.mark.parametrize("reasons", [["correct"], ["wrong", "slow"], ["WRONG"], [""]])
+def test_reasons_that_do_not_fit_the_thumb_are_refused(program, reasons):
+    told = ask(program).json()
+    path = f"{SESSIONS}/{told['session_id']}/messages/{told['message_id']}/feedback"
+    refused = problem(program.put(path, json={"rating": "down", "reasons": reasons}), "invalid")
+    (error,) = refused["errors"]
+    assert error["at"] == "body.reasons"
+    assert error["message"].startswith("The reasons of a thumb down are: wrong, not_helpful,")
+    assert not Feedback.objects.exists()
 
 
 def test_question_can_not_be_rated(program):

@@ -13,8 +13,9 @@ from conversations.break_glass import grants as break_glass
 from conversations.break_glass.grants import Asked
 from conversations.consumers import _deleted, _known_cursors, _may_read
 from conversations.doors import reading
+from conversations.feedback import Opinion, rate, unrate
 from conversations.keyring import keyring
-from conversations.models import Conversation, Feedback, Message, PurgeRun
+from conversations.models import Conversation, Feedback, Message, PurgeRun, Rating
 from conversations.reply.log import Cursor, key_of
 from conversations.retention import holds
 from conversations.retention.deletion import hide_held
@@ -129,8 +130,8 @@ def test_programs_read_nothing_of_it(partly, olive):
     assert reading.message(olive, talk, second.question.pk)["parent_id"] is None
     for act in (
         lambda: reading.message(olive, talk, first.reply.pk),
-        lambda: reading.rate(olive, talk, first.reply.pk, "up", "Fine"),
-        lambda: reading.unrate(olive, talk, first.reply.pk),
+        lambda: rate(olive, talk, first.reply.pk, Opinion(Rating.UP, [], "Fine")),
+        lambda: unrate(olive, talk, first.reply.pk),
     ):
         with pytest.raises(Message.DoesNotExist):
             act()
@@ -349,5 +350,5 @@ def test_continue_answers_as_for_what_is_gone(keyless, olive, olive_client, runn
 def test_feedback_answers_as_for_what_is_gone(keyless, olive, comment):
     turn = keyless("Half a")
     with pytest.raises(Message.DoesNotExist):
-        reading.rate(olive, turn.conversation.pk, turn.reply.pk, "up", comment)
+        rate(olive, turn.conversation.pk, turn.reply.pk, Opinion(Rating.UP, [], comment))
     assert not Feedback.objects.exists()

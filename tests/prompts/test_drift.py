@@ -11,7 +11,8 @@ from prometheus_client import REGISTRY
 from accounts.models import User
 from audit.models import Entry
 from audit.posting import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature
-from conversations.doors import reading
+from conversations.feedback import Opinion, rate
+from conversations.models import Rating
 from prompts import drift, retraining
 from prompts.models import PromptVersion, RatingBaseline, RatingTally
 from prompts.retraining import configured_hooks, retraining_asked
@@ -179,7 +180,7 @@ def test_who_rated_is_forgotten_when_no_look_needs_it(version, people, on):
 def test_only_first_ratings_of_a_live_version_are_counted(finished, olive):
     turn = finished()
     for rating in ("down", "up", "down"):
-        reading.rate(olive, turn.conversation.pk, turn.reply.pk, rating, "")
+        rate(olive, turn.conversation.pk, turn.reply.pk, Opinion(Rating(rating)))
     (tally,) = RatingTally.objects.all()
     assert (tally.person, tally.ratings, tally.thumbs_down) == (olive, 1, 1)
 
