@@ -164,7 +164,6 @@ function ratingFailed(event) {
   if (isRating(event)) refuse("Not kept: the server can’t be reached.", "Try again in a moment.");
 }
 
-/* Who unfolds something stays with it, also at the end of the thread. */
 function unfolded(event) {
   const details = event.target;
   if (details.open && details.matches(".reasons")) details.scrollIntoView({ block: "nearest" });
@@ -216,7 +215,8 @@ function scrolled() {
 let painting = 0;
 
 /* Once for all that changes before the page is painted again: asking for heights is dear. */
-function changed() {
+function changed(event) {
+  if (isRating(event)) follow = false; /* what grew is where the reader is, not at the end */
   painting = painting || requestAnimationFrame(() => {
     painting = 0;
     if (follow) toEnd();
@@ -261,7 +261,6 @@ async function copy(button, text) {
 function announce(text) { byId("status").textContent = text; }
 
 function clicked(event) {
-  if (event.target.closest("[name=rating], .reasons")) follow = false;
   const button = event.target.closest("[data-copy], [data-copy-reply], [data-ask], [data-latest], [data-fold]");
   if (!button) return;
   if (button.matches("[data-copy]")) copy(button, button.closest("figure").querySelector("code").textContent);
