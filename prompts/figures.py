@@ -111,12 +111,12 @@ class EndedTurn:
         return Place(version_id, day, self.release_id, self.arm, self.reply_id.int % SHARDS)
 
 
-_SUMS = (
+SUMS = (
     *("turns", "errors", "refusals", "fallbacks", "missed", "tokens_in", "tokens_out"),
     *("cost_usd", "cost_usd_squared", "thumbs_up", "thumbs_down", "satisfaction_count"),
     *("satisfaction_sum", "satisfaction_squared", "policy_hits", "personal_data_hits"),
 )
-_HISTOGRAMS = ("first_token", "duration")
+HISTOGRAMS = ("first_token", "duration")
 _KEYS = {
     "version_id": "uuid",
     "day": "date",
@@ -126,8 +126,8 @@ _KEYS = {
 }
 _TYPES = {
     **_KEYS,
-    **dict.fromkeys(_SUMS, "numeric"),
-    **dict.fromkeys(_HISTOGRAMS, "jsonb"),
+    **dict.fromkeys(SUMS, "numeric"),
+    **dict.fromkeys(HISTOGRAMS, "jsonb"),
 }
 
 
@@ -136,7 +136,7 @@ def _merged(name: str) -> str:
     return f"""{name} = figures.{name} || COALESCE((
             SELECT jsonb_object_agg(key, COALESCE((figures.{name} ->> key)::bigint, 0) + value::int)
             FROM jsonb_each_text(EXCLUDED.{name})
-        ), '{{}}')"""
+        ), '{{}}')"""  # noqa: S608 - our own names
 
 
 COUNT = f"""
@@ -146,8 +146,8 @@ COUNT = f"""
         AS given ({", ".join(f"{name} {kind}" for name, kind in _TYPES.items())})
     ORDER BY {", ".join(_KEYS)}
     ON CONFLICT ({", ".join(_KEYS)}) DO UPDATE SET
-        {", ".join(f"{name} = figures.{name} + EXCLUDED.{name}" for name in _SUMS)},
-        {", ".join(map(_merged, _HISTOGRAMS))}
+        {", ".join(f"{name} = figures.{name} + EXCLUDED.{name}" for name in SUMS)},
+        {", ".join(map(_merged, HISTOGRAMS))}
 """  # noqa: S608 - our own names
 
 
@@ -197,7 +197,7 @@ class _Rows:
 
     def add(self, place: Place, sign: int, counts: Mapping[str, Any]) -> None:
         row = self._rows.setdefault(
-            place, dict.fromkeys(_SUMS, 0) | {name: {} for name in _HISTOGRAMS}
+            place, dict.fromkeys(SUMS, 0) | {name: {} for name in HISTOGRAMS}
         )
         for name, value in counts.items():
             if isinstance(value, dict):

@@ -26,7 +26,7 @@ from accounts.access import System
 from accounts.models import User
 from audit.trail import record_sparingly
 from prompts.arms import IN_PRODUCTION, Pin, UnderWay, standing
-from prompts.models import Arm, PromptVersion, Release
+from prompts.models import Arm, PromptTemplate, PromptVersion, Release
 from prompts.rendering import Refused, compiled, declared
 
 logger = structlog.get_logger(__name__)
@@ -142,6 +142,20 @@ def wording_again(
         chosen = chosen_before(template_id)
         _report(chosen, type(error).__name__)
         return replace(wording_for(chosen, pin), is_fallback=True)
+
+
+def meant_for(template_id: uuid.UUID | None, pin: Pin = IN_PRODUCTION) -> uuid.UUID | None:
+    """Return the id of the version that was to serve a turn, whether it could or not. One query.
+
+    Outside of a release it is the one that is live now.
+    """
+    if pin.release_id:
+        versions = Release.objects.filter(pk=pin.release_id).values_list("version", "replaces")
+        version_id, replaced_id = versions.get()
+        return replaced_id if pin.arm == Arm.PRODUCTION else version_id
+    asked = {"pk": template_id} if template_id else {"slug": GENERAL_ASSISTANT}
+    live = PromptTemplate.objects.filter(**asked)
+    return live.values_list("live_version", flat=True).first()
 
 
 def live_version(slug: str = GENERAL_ASSISTANT) -> PromptVersion:

@@ -418,14 +418,18 @@ def settle_title(reply: Message, usage: Usage | None, *, now: datetime) -> None:
         exchange([(held, charge_for(held, usage, written=written, fault=reply.fault))])
 
 
-def settle_abandoned(replies: Sequence[Message], *, now: datetime) -> None:
-    """Settle replies whose process died, by estimate, in the transaction that closed them.
+def claim_abandoned(replies: Sequence[Message], *, now: datetime) -> list[tuple[Held, Charge]]:
+    """Take what is held for replies whose process died, and write their cost, by estimate.
 
-    All at once and after all of them were closed: the windows of several people are locked here,
-    and two processes that clear up may not do so in different orders.
+    In the transaction that closed them. What is returned must be exchanged at its end, all at once:
+    the windows of several people are locked then, and two processes that clear up may not do so in
+    different orders.
     """
-    for reply, charged in _charged_by_estimate(replies, now):
-        _write(reply, charged)
+    by_id = {reply.pk: reply for reply in replies}
+    estimated = _estimated(by_id, now)
+    for held, charged in estimated:
+        _write(by_id[held.reply_id], charged)
+    return estimated
 
 
 def settle_forgotten(*, now: datetime) -> None:
@@ -437,18 +441,17 @@ def settle_forgotten(*, now: datetime) -> None:
 
 def settle_titles(replies: Iterable[Message], *, now: datetime) -> None:
     """Settle by estimate what is held for titles that nobody makes any more."""
-    _charged_by_estimate(list(replies), now)
+    exchange(_estimated({reply.pk: reply for reply in replies}, now))
 
 
-def _charged_by_estimate(replies: Sequence[Message], now: datetime) -> list[tuple[Message, Charge]]:
-    by_id = {reply.pk: reply for reply in replies}
+def _estimated(by_id: Mapping[uuid.UUID, Message], now: datetime) -> list[tuple[Held, Charge]]:
+    """Take what is held for these replies, and return it with what they are charged."""
     charged = []
-    for held in _claimed(replies, now):
+    for held in _claimed(list(by_id.values()), now):
         reply = by_id[held.reply_id]
         written = _tokens_written(reply)
         charged.append((held, charge_for(held, None, written=written, fault=reply.fault)))
-    exchange(charged)
-    return [(by_id[held.reply_id], each) for held, each in charged]
+    return charged
 
 
 _CLAIM = f"""

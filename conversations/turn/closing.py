@@ -20,16 +20,17 @@ from conversations.turn.budget import (
     FenceLost,
     charge_for,
     claim,
+    claim_abandoned,
     exchange,
-    settle_abandoned,
     settle_titles,
     warning_after,
 )
+from conversations.turn.counting import count_abandoned, ended_turn, tally
 from conversations.turn.events import TurnEnded
 from conversations.turn.policy import record_hits
 from conversations.turn.tokens import estimated_tokens
+from prompts.figures import COUNT, EndedTurn, turn_values
 from prompts.provider import Usage
-from prompts.tallies import tally_turn
 
 RUNNER_DEAD_AFTER = timedelta(seconds=6)
 UNCLAIMED_AFTER = timedelta(seconds=10)
@@ -132,34 +133,19 @@ def _close(
     }
     columns = {**changes, "state": ended.outcome.value, "id": reply.pk}
     columns["refused_by_id"] = refused_by and refused_by.pk
-    with connection.cursor() as cursor:
-        cursor.execute(_END, columns)
-        (title,) = cursor.fetchone()
+    title = _end(columns, ended_turn(reply, changes, **_hits(ended)))
     _record_end(reply, progress.text, ended.outcome, ended.fault, ended.duration_ms)
     record_hits(ended.hits, reply.conversation, by=System("turn"), turn=reply.pk)
     if reply.release_id:
-        _tally(reply, changes)
+        tally(
+            reply,
+            ended.outcome,
+            duration_ms=changes["duration_ms"],
+            cost_usd=changes["cost_usd"],
+        )
     windows = exchange([(held, charged)]) if held and charged else []
     warning = warning_after(reply.conversation.owner, windows, now=now)
-    return changes, bytes(title), Closed(warning)
-
-
-def _tally(reply: Message, changes: dict[str, Any]) -> None:
-    """Let the guards of a release count the turn."""
-    assert reply.release_id is not None, "asked for turns of a release alone"
-    state = changes["state"]
-    failed = state in {Message.State.FAILED, Message.State.INTERRUPTED}
-    tally_turn(
-        reply.release_id,
-        reply.arm,
-        reply.conversation.owner_id,
-        conversation_began=reply.conversation.created_at,
-        failed=failed or reply.is_fallback,
-        refused=state == Message.State.REFUSED,
-        completed=state == Message.State.COMPLETED,
-        duration_ms=changes["duration_ms"],
-        cost_usd=changes["cost_usd"],
-    )
+    return changes, title, Closed(warning)
 
 
 def _refusing_version(ended: TurnEnded) -> PolicyRuleVersion | None:
@@ -200,6 +186,26 @@ _END = f"""
     WHERE message.id = %(id)s AND conversation.id = message.conversation_id
     RETURNING conversation.title_sealed
 """  # noqa: S608 - our own names
+_END_AND_COUNT = f"WITH counted AS ({COUNT}) {_END}"
+
+
+def _end(columns: dict[str, Any], counted: EndedTurn | None) -> bytes:
+    """Close the row, count the turn, and return the conversation's title. One statement."""
+    statement, values = _END, columns
+    if counted:
+        statement, values = _END_AND_COUNT, {**columns, **turn_values([counted])}
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        (title,) = cursor.fetchone()
+    return bytes(title)
+
+
+def _hits(ended: TurnEnded) -> dict[str, int]:
+    question = ended.question
+    return {
+        "policy_hits": len(ended.hits) + question.policy_hits,
+        "personal_data_hits": question.personal_data,
+    }
 
 
 @transaction.atomic
@@ -225,7 +231,9 @@ def close_abandoned(*, limit: int = 100) -> list[Message]:
         reply.cursor, reply.runner, reply.ended_at = 0, None, datetime.now(UTC)
         reply.save(update_fields=["fence", "state", "fault", "cursor", "runner", "ended_at"])
         _record_end(reply, reply.shown_content or "", reply.state, reply.fault, 0)
-    settle_abandoned(abandoned, now=datetime.now(UTC))
+    charged = claim_abandoned(abandoned, now=datetime.now(UTC))
+    count_abandoned(abandoned)
+    exchange(charged)
     return abandoned
 
 

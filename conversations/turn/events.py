@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conversations.models import Message
+from conversations.turn.guard import NOTHING, Found
 from conversations.turn.policy import Hit, Rule
 from prompts.catalogue import Offer
 from prompts.provider import Usage
@@ -25,7 +26,7 @@ class TurnEnded:
 
     `offer` is the model that answered, which may not be the one that was asked first; `model` is
     what the provider called it. `hits` is what the organisation's rules found, `refused_by` the one
-    that ended the reply.
+    that ended the reply. `question` is how much was found in what was asked.
     """
 
     outcome: Message.State
@@ -35,6 +36,7 @@ class TurnEnded:
     offer: Offer | None = None
     hits: Sequence[Hit] = ()
     refused_by: Rule | None = None
+    question: Found = NOTHING
     usage: Usage | None = None
     first_token_ms: int | None = None
     duration_ms: int = 0

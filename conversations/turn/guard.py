@@ -16,7 +16,7 @@ from audit.trail import Target
 from conversations.models import Conversation, Message
 from conversations.turn.output import MASK
 from conversations.turn.patterns import PatternRefused
-from conversations.turn.pii import detect, mask
+from conversations.turn.pii import detect, with_kinds
 from conversations.turn.policy import (
     Blocked,
     Direction,
@@ -29,9 +29,20 @@ from conversations.turn.policy import (
     record_hits,
 )
 from conversations.turn.privacy import Mode, mode_for
-from conversations.turn.pseudonyms import Pseudonymiser, Restorer
+from conversations.turn.pseudonyms import Pseudonymiser, Restorer, findings_of
 from conversations.turn.refusal import Refusal
 from prompts.provider import Finished, Piece, TextPiece, ThinkingPiece
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How much was found in a question that was let through: by rules, and of personal data."""
+
+    policy_hits: int = 0
+    personal_data: int = 0
+
+
+NOTHING = Found()
 
 
 class Guard:
@@ -43,6 +54,7 @@ class Guard:
         keys = conversation.lasting_key(), conversation.seal_key()
         self._pseudonyms = Pseudonymiser(*keys)
         self._question = ""
+        self._is_admitted, self._policy_hits, self._personal_data = False, 0, 0
 
     @classmethod
     def of(cls, conversation: Conversation, user: User) -> "Guard":
@@ -71,6 +83,7 @@ class Guard:
                 f"{blocked.rule.sentence} Nothing was sent.",
             ) from None
         record_hits(screened.hits, target, by=by, turn=turn)
+        self._is_admitted, self._policy_hits = True, len(screened.hits)
         if self._mode == Mode.BLOCK and (found := detect(question)):
             kinds = sorted({finding.kind.replace("_", " ").lower() for finding in found})
             raise Refusal(
@@ -92,9 +105,19 @@ class Guard:
             self._question = text
         if message.role != Message.Role.ASSISTANT:
             text = self._screened(message, text)
+        if self._mode == Mode.OFF:
+            return text
+        findings = findings_of(message.pk, text)
+        if message.role == Message.Role.USER:
+            self._personal_data = len(findings)
         if self._mode == Mode.PSEUDONYMISE:
             return self._pseudonyms.hide_message(message.pk, text)
-        return text if self._mode == Mode.OFF else mask(text)
+        return with_kinds(text, findings)
+
+    @property
+    def found(self) -> Found:
+        """What was found in the question; nothing where a reply goes on, for it was counted."""
+        return Found(self._policy_hits, self._personal_data) if self._is_admitted else NOTHING
 
     def _screened(self, message: Message, text: str) -> str:
         try:

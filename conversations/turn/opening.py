@@ -20,6 +20,7 @@ from conversations.models import Conversation, Message
 from conversations.retention.policies import class_for
 from conversations.turn.budget import reserve, settle_title
 from conversations.turn.context import Told, told_for
+from conversations.turn.counting import goes_on
 from conversations.turn.guard import Guard
 from conversations.turn.refusal import Refusal
 from conversations.turn.screening import Sanitised, sanitised
@@ -226,6 +227,8 @@ def _continued(
             "This reply can't be continued.",
             "Only the last reply of a conversation can, and only when it ended early.",
         )
+    reply.conversation = conversation
+    goes_on(reply)
     reply.state = Message.State.STREAMING
     reply.fault = reply.finish_reason = ""
     reply.refused_by = None

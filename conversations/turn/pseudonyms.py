@@ -91,7 +91,7 @@ class Pseudonymiser:
 
     def hide_message(self, key: Hashable, text: str) -> str:
         """Do as `hide`, and look only once in this process for the findings of message `key`."""
-        return self._hidden(text, _remembered_findings(key, text))
+        return self._hidden(text, findings_of(key, text))
 
     def restorer(self) -> Restorer:
         """Return what brings back all that was hidden until now."""
@@ -183,7 +183,7 @@ _remembered: OrderedDict[tuple[Hashable, int], list[Finding]] = OrderedDict()
 _lock = threading.Lock()
 
 
-def _remembered_findings(key: Hashable, text: str) -> list[Finding]:
+def findings_of(key: Hashable, text: str) -> list[Finding]:
     """Return the findings of a message, which only grows; kept are places, never words."""
     place = (key, len(text))
     with _lock:

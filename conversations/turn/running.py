@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from conversations.cancelling import cancelled
 from conversations.models import Message
 from conversations.turn.events import TextArrived, ThinkingArrived, TurnEnded, TurnEvent
-from conversations.turn.guard import Guard, Reading
+from conversations.turn.guard import Found, Guard, Reading
 from conversations.turn.policy import Blocked, Hit, Moderates, Rule
 from prompts.catalogue import Offer
 from prompts.provider import Finished, Piece, ProviderFault, TextPiece, Usage
@@ -32,8 +32,8 @@ class Listener(Protocol):
 class _Story:
     """What is known of a turn while it runs."""
 
-    def __init__(self, publish: Callable[[TurnEvent], None]) -> None:
-        self._publish = publish
+    def __init__(self, publish: Callable[[TurnEvent], None], question: Found) -> None:
+        self._publish, self._question = publish, question
         self._began = time.monotonic()
         self.first_token_ms: int | None = None
         self.finish_reason, self.model = "", ""
@@ -67,6 +67,7 @@ class _Story:
             offer=self.offer,
             hits=self.hits,
             refused_by=self.refused_by,
+            question=self._question,
             usage=self.usage,
             first_token_ms=self.first_token_ms,
             duration_ms=self._elapsed_ms(),
@@ -101,7 +102,7 @@ async def run_turn(
     Whatever happens, the request upstream is closed when this returns. Never raises ProviderFault
     or Blocked: they are ends like others.
     """
-    story = _Story(listener.publish)
+    story = _Story(listener.publish, guard.found)
     reading = guard.reading(moderator)
     asking = asyncio.create_task(_ask(stream, reading, story, listener.pause))
     either: set[asyncio.Future[Any]] = {asking, until}

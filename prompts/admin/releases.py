@@ -17,7 +17,7 @@ from accounts.access import Denied, allowed
 from accounts.admin import DiscreetAdmin
 from accounts.models import User
 from accounts.roles import ROLES, Permission
-from prompts import guards, rollout
+from prompts import arm_comparison, guards, rollout
 from prompts.admin.forms import BeginForm, BoundsForm, NoteForm
 from prompts.admin.templates import version_of
 from prompts.models import Release, percent
@@ -182,7 +182,7 @@ class ReleaseAdmin(DiscreetAdmin):
 
 
 def _shown(release: Release) -> dict[str, Any]:
-    """Return what the page of a release shows. Seven queries at most."""
+    """Return what the page of a release shows. Nine queries at most."""
     can_be_bound = release.is_under_way and not guards.is_begun(release)
     progress = rollout.progress_of(release) if release.is_under_way else None
     return {
@@ -195,6 +195,7 @@ def _shown(release: Release) -> dict[str, Any]:
         "early_role": ROLES[release.early_role].label if release.early_role in ROLES else "",
         "early_people": User.objects.filter(pk__in=release.early_people).order_by("name", "email"),
         "guards": guards.standing(release),
+        "compared": arm_comparison.compared(release),
         "bounds": BoundsForm(initial=asdict(guards.bounds_of(release))) if can_be_bound else None,
         "decisions": release.decisions.select_related("by"),
     }

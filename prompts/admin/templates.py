@@ -1,32 +1,36 @@
 """The editors' workplace: templates, their versions, drafts, releases."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Prefetch, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import path
+from django.utils.html import format_html
 
 from accounts.access import allowed
 from accounts.admin import DiscreetAdmin
 from accounts.roles import ROLES, Permission
-from prompts import publishing, rollout
+from prompts import publishing, reports, rollout
 from prompts.admin.forms import DraftForm, NoteForm, TemplateForm
 from prompts.calling import Tried
 from prompts.comparison import Comparison, compare
 from prompts.models import PromptTemplate, PromptVersion, Release
 from prompts.publishing import Conflict, NotPossible, Terms
 from prompts.rendering import Refused
+from prompts.reports import Sums
 from prompts.serving import GENERAL_ASSISTANT
 
 PAGE = "admin:prompts_prompttemplate_change"
 VERSION_PAGE = "admin:prompts_promptversion_change"
+WEEK = 7
 FIRST_WORDS = "You are a helpful assistant. Say here how it answers, and what it never does."
 
 
@@ -39,12 +43,52 @@ class Column:
     refused: str = ""
 
 
+class TemplateList(ChangeList):
+    """The list of templates, each with the figures of its last WEEK. One query for all."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Find the templates, and their figures."""
+        super().get_results(request)
+        shown: Iterable[Any] = self.result_list
+        by_template = reports.sums(
+            by=["version__template"],
+            version__template__in=[template.pk for template in shown],
+            day__gte=reports.first_day(WEEK),
+        )
+        for template in shown:
+            template.week = by_template.get((template.pk,))
+
+
+def _week(template: PromptTemplate) -> Sums | None:
+    found: Sums | None = template.week  # type: ignore[attr-defined]
+    return found
+
+
+def _of_week(template: PromptTemplate, metric: str, name: str) -> str:
+    return _named(reports.METRICS[metric].shown(_week(template)), name)
+
+
+def _named(words: str, name: str) -> str:
+    """Return a figure with its name, for narrow screens that show no heads of columns."""
+    return format_html('{}<span class="for-blocks"> {}</span>', words, name)
+
+
+def _in_words(week: Sums | None) -> str:
+    if week is None:
+        return reports.UNKNOWN
+    turns, errors = reports.METRICS["turns"], reports.METRICS["errors"]
+    return f"{turns.shown(week)} turns, {errors.shown(week)} errors"
+
+
 @admin.register(PromptTemplate)
 class PromptTemplateAdmin(DiscreetAdmin):
     """Templates: read by those who may see prompts, written by editors, released by publishers."""
 
     form = TemplateForm
-    list_display = ("name", "live", "releasing", "state", "drafts", "for_whom", "purpose")
+    list_display = (
+        *("name", "live", "releasing", "turns", "errors", "first_token", "cost", "thumbs"),
+        *("state", "drafts", "for_whom"),
+    )
     list_select_related = ("live_version",)
     search_fields = ("name", "slug", "purpose")
     ordering = ("name",)
@@ -85,6 +129,10 @@ class PromptTemplateAdmin(DiscreetAdmin):
         """Show the templates with what is live."""
         return super().changelist_view(request, {"title": "Prompt templates"})
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return a list that knows the figures of its templates."""
+        return TemplateList
+
     @admin.display(description="live version", empty_value="none")
     def live(self, template: PromptTemplate) -> str | None:
         """Return the number of the live version, and since when it is published."""
@@ -99,6 +147,32 @@ class PromptTemplateAdmin(DiscreetAdmin):
         found: list[Release] = template.under_way  # type: ignore[attr-defined]
         return next((f"v{one.version.number}: {one.where}" for one in found), None)
 
+    @admin.display(description="turns, 7 days")
+    def turns(self, template: PromptTemplate) -> str:
+        """Return how many turns its versions served in the last seven days."""
+        return _of_week(template, "turns", "turns")
+
+    @admin.display(description="errors")
+    def errors(self, template: PromptTemplate) -> str:
+        """Return the share of these turns that failed."""
+        return _of_week(template, "errors", "errors")
+
+    @admin.display(description="first token, p50")
+    def first_token(self, template: PromptTemplate) -> str:
+        """Return how long half of the people waited at most."""
+        return _of_week(template, "first-token", "first token")
+
+    @admin.display(description="cost")
+    def cost(self, template: PromptTemplate) -> str:
+        """Return what all these turns cost together."""
+        found = _week(template)
+        return _named(reports.dollars(found.of("cost_usd")) if found else reports.UNKNOWN, "cost")
+
+    @admin.display(description="thumbs up")
+    def thumbs(self, template: PromptTemplate) -> str:
+        """Return the share of thumbs up."""
+        return _of_week(template, "thumbs-up", "thumbs up")
+
     @admin.display(description="state")
     def state(self, template: PromptTemplate) -> str:
         """Say whether people can choose it."""
@@ -107,9 +181,9 @@ class PromptTemplateAdmin(DiscreetAdmin):
         return "paused" if template.is_paused else "on offer"
 
     @admin.display(description="drafts", ordering="draft_count")
-    def drafts(self, template: PromptTemplate) -> int:
+    def drafts(self, template: PromptTemplate) -> str:
         """Return how many versions are still being written."""
-        return int(template.draft_count)  # type: ignore[attr-defined]
+        return _named(str(template.draft_count), "drafts")  # type: ignore[attr-defined]
 
     @admin.display(description="for")
     def for_whom(self, template: PromptTemplate) -> str:
@@ -177,8 +251,12 @@ class PromptTemplateAdmin(DiscreetAdmin):
             template.versions.select_related("author", "published_by").prefetch_related("releases")
         )
         release = rollout.under_way(template)
+        week = reports.sums(
+            by=["version_id"], version__template=template, day__gte=reports.first_day(WEEK)
+        )
         for version in versions:
             version.template = template
+            version.week_in_words = _in_words(week.get((version.pk,)))  # type: ignore[attr-defined]
         left, right = _chosen(request, versions, template)
         context = {
             "template": template,

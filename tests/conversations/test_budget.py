@@ -19,9 +19,10 @@ from conversations.models import BudgetPlan, BudgetWindow, Conversation, Message
 from conversations.turn import Refusal
 from conversations.turn.budget import (
     Granted,
+    claim_abandoned,
+    exchange,
     reserve,
     settle,
-    settle_abandoned,
     standing,
     warning_for,
 )
@@ -276,7 +277,7 @@ def test_replies_of_dead_processes_are_settled_together(olive, sam):
     for reply in replies:
         hold(reply, reply.conversation.owner)
         end(reply, None, content="so far")
-    settle_abandoned(replies, now=NOW)
+    exchange(claim_abandoned(replies, now=NOW))
     assert not BudgetWindow.objects.exclude(reserved_usd=0).exists()
     assert all(reply.usage_estimated and reply.cost_usd > 0 for reply in replies)
 
@@ -630,7 +631,7 @@ def _charged(reply: Message) -> Decimal | None:
 def _abandoned(replies: list[Message]) -> None:
     with transaction.atomic():
         list(Message.objects.select_for_update().filter(pk__in=[r.pk for r in replies]))
-        settle_abandoned(replies, now=NOW)
+        exchange(claim_abandoned(replies, now=NOW))
 
 
 # --- tokens ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from conversations.turn.pii.payment import cards, ibans
 from conversations.turn.pii.phones import phones_abroad, phones_at_home
 from conversations.turn.pii.plain import Finding, Recogniser, plain
 
-__all__ = ["KINDS", "Finding", "detect", "mask", "mask_for_log", "replaced"]
+__all__ = ["KINDS", "Finding", "detect", "mask", "mask_for_log", "replaced", "with_kinds"]
 
 KINDS = (
     "ADDRESS", "BIRTH_DATE", "CARD", "EMAIL", "IBAN", "IP", "LOCATION", "NATIONAL_ID", "PERSON",
@@ -82,13 +82,14 @@ def replaced(text: str, replacements: Iterable[tuple[Finding, str]]) -> str:
 
 def mask(text: str) -> str:
     """Return the text with the kind of each finding in its place, like `[EMAIL]`."""
-    return _with_kinds(text, detect(text))
+    return with_kinds(text, detect(text))
 
 
 def mask_for_log(text: str) -> str:
     """Do as `mask`, by patterns alone: a model takes long, and writes logs of its own."""
-    return _with_kinds(text, _by_patterns(text).findings)
+    return with_kinds(text, _by_patterns(text).findings)
 
 
-def _with_kinds(text: str, findings: Iterable[Finding]) -> str:
+def with_kinds(text: str, findings: Iterable[Finding]) -> str:
+    """Do as `mask` with what was found before."""
     return replaced(text, ((finding, f"[{finding.kind}]") for finding in findings))
