@@ -23,6 +23,7 @@ class Permission(StrEnum):
     VIEW_PROMPTS = "prompts.view"
     EDIT_PROMPTS = "prompts.edit"
     PUBLISH_PROMPTS = "prompts.publish"
+    GATE_PROMPTS = "prompts.gate"
     VIEW_AUDIT = "audit.view"
     EXPORT_AUDIT = "audit.export"
     MANAGE_RETENTION = "retention.manage"
@@ -43,6 +44,7 @@ DESCRIPTIONS: dict[Permission, str] = {
     Permission.VIEW_PROMPTS: "see prompts",
     Permission.EDIT_PROMPTS: "edit prompts",
     Permission.PUBLISH_PROMPTS: "publish prompts",
+    Permission.GATE_PROMPTS: "decide what a prompt has to pass before it can be published",
     Permission.VIEW_AUDIT: "read the audit log",
     Permission.EXPORT_AUDIT: "export the audit log",
     Permission.MANAGE_RETENTION: "change how long conversations are kept",
@@ -82,7 +84,9 @@ ROLES: dict[str, RoleDefinition] = {
     MEMBER: _role("Member", _P.CHAT),
     PROMPT_EDITOR: _role("Prompt editor", _P.CHAT, _P.VIEW_PROMPTS, _P.EDIT_PROMPTS),
     # Publishing is no editing: who wrote a version and who put it live stay two people.
-    PROMPT_PUBLISHER: _role("Prompt publisher", _P.CHAT, _P.VIEW_PROMPTS, _P.PUBLISH_PROMPTS),
+    PROMPT_PUBLISHER: _role(
+        "Prompt publisher", _P.CHAT, _P.VIEW_PROMPTS, _P.PUBLISH_PROMPTS, _P.GATE_PROMPTS
+    ),
     COMPLIANCE_OFFICER: _role(
         "Compliance officer",
         _P.CHAT,
@@ -109,6 +113,7 @@ ROLES: dict[str, RoleDefinition] = {
         "Administrator",
         _P.CHAT,
         _P.VIEW_PROMPTS,
+        _P.GATE_PROMPTS,
         _P.VIEW_HEALTH_DETAILS,
         _P.VIEW_METRICS,
         _P.MANAGE_LIMITS,
@@ -129,8 +134,11 @@ MODEL_PERMISSIONS: dict[Permission, tuple[str, ...]] = {
         "conversations.view_policyrule*",
     ),
     _P.PLACE_HOLDS: ("conversations.view_hold", "conversations.add_hold"),
-    _P.VIEW_PROMPTS: ("prompts.view_prompt*",),
-    _P.EDIT_PROMPTS: ("prompts.add_prompt*", "prompts.change_prompt*"),
+    _P.VIEW_PROMPTS: ("prompts.view_prompt*", "prompts.view_evaluation*"),
+    _P.EDIT_PROMPTS: (
+        *("prompts.add_prompt*", "prompts.change_prompt*"),
+        *("prompts.add_evaluationset", "prompts.change_evaluationset"),
+    ),
     _P.PUBLISH_PROMPTS: ("prompts.change_prompt*",),
     _P.MANAGE_MODELS: (
         "prompts.view_languagemodel",

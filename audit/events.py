@@ -39,6 +39,7 @@ class Event:
 
 
 _G = Group
+_EVALUATION = ("set", "set_number", "version", "number", "content_hash")
 _RELEASE = ("release", "version", "number", "before", "share", "step", "numbers")
 
 EVENTS: dict[str, Event] = {
@@ -309,6 +310,49 @@ EVENTS: dict[str, Event] = {
         _G.MODELS,
         "A release reached everybody: its version is live.",
         _RELEASE,
+    ),
+    "evaluation_set.published": Event(
+        _G.MODELS,
+        "Somebody stored a version of an evaluation set; it can't be changed any more.",
+        ("set", "number", "cases", "digest"),
+    ),
+    "evaluation.began": Event(
+        _G.MODELS,
+        "A version of a prompt, perhaps a draft, began to be put through an evaluation set.",
+        ("run", *_EVALUATION, "limit_usd", "judge"),
+    ),
+    "evaluation.resumed": Event(
+        _G.MODELS,
+        "An evaluation that was interrupted went on. Cases in `asked_again` may have been paid for"
+        " once before: somebody chose so.",
+        ("run", *_EVALUATION, "asked_again", "limit_usd"),
+    ),
+    "evaluation.cancelled": Event(
+        _G.MODELS,
+        "Somebody ended an evaluation before it was done.",
+        ("run", *_EVALUATION, "numbers"),
+    ),
+    "evaluation.ended": Event(
+        _G.MODELS,
+        "An evaluation was done, or was interrupted: `why` says by what.",
+        ("run", *_EVALUATION, "why", "numbers"),
+    ),
+    "prompt.gate_changed": Event(
+        _G.MODELS,
+        "Which evaluation a version of a prompt has to pass before it can be published was"
+        " changed.",
+        ("now", "before"),
+    ),
+    "prompt.schedule_changed": Event(
+        _G.MODELS,
+        "How often the live version of a prompt is evaluated was changed, and what that may cost.",
+        ("now", "before"),
+    ),
+    "prompt.evaluated": Event(
+        _G.MODELS,
+        "A scheduled evaluation of a live prompt ended, or could not begin: `result` says what"
+        " followed.",
+        ("result", "run", "version", "number", "content_hash", "numbers"),
     ),
     "prompt.tried": Event(
         _G.MODELS,

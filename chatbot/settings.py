@@ -158,6 +158,20 @@ CELERY_BEAT_SCHEDULE = {
         "task": "prompts.tasks.look_for_drift",
         "schedule": crontab(minute=37),
     },
+    "tend_evaluations": {
+        "task": "prompts.tasks.tend_evaluations",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
+    "evaluate_live_prompts": {
+        "task": "prompts.tasks.evaluate_live_prompts",
+        "schedule": crontab(minute="*/10"),
+        "options": {"expires": 600.0},
+    },
+    "forget_evaluation_replies": {
+        "task": "prompts.tasks.forget_evaluation_replies",
+        "schedule": crontab(hour=3, minute=29),
+    },
     "tend_exports": {
         "task": "audit.tasks.tend_exports",
         "schedule": 60.0,

@@ -71,6 +71,11 @@ prompt_declines = Counter(
     "Live prompts that fell below their baseline",
     ["template", "source"],
 )
+scheduled_evaluations = Counter(
+    "parley_scheduled_evaluations_total",
+    "Scheduled evaluations of live prompts, by what followed",
+    ["template", "result"],
+)
 open_sockets = Gauge("parley_open_sockets", "Open websockets", multiprocess_mode="livesum")
 # Asked of the database at each look at the figures, by whichever process is looked at.
 audit_copy_behind_entries = Gauge(

@@ -11,12 +11,15 @@ from conversations.doors.asking import follow as follow_reply
 from conversations.models import Message
 from conversations.reply.runner import runner
 from conversations.turn import Refusal, TextArrived, Turn
+from conversations.turn.completion import prepare
 from conversations.turn.faults import sentence_of
 from conversations.turn.limits import check
 from conversations.turn.refusal import note_refusal
 from conversations.turn.trial import start_trial
 from prompts.calling import NotTried, Tried, UnknownTrial
 from prompts.serving import Wording
+
+__all__ = ["begin", "ended", "follow", "prepare"]
 
 
 async def begin(wording: Wording, question: str, *, by: User) -> uuid.UUID:

@@ -7,14 +7,14 @@ class PromptsConfig(AppConfig):
 
     def ready(self) -> None:
         from audit.changes import watch
-        from prompts.builtin import seed_templates
+        from prompts.builtin import seed
         from prompts.catalogue import kept_offers
         from prompts.models import LanguageModel, ModelPrice, PromptTemplate, PromptVersion
         from prompts.offering import seed_default_model
         from prompts.retraining import configured_hooks
 
         configured_hooks()  # a mistake in an address ends the start
-        post_migrate.connect(seed_templates, sender=self)
+        post_migrate.connect(seed, sender=self)
         post_migrate.connect(seed_default_model, sender=self)
         for sender in (LanguageModel, ModelPrice):
             post_save.connect(kept_offers.forget_when_committed, sender=sender)

@@ -1,4 +1,4 @@
-"""What editors and publishers do: draft, publish, restore, pause.
+"""What editors and publishers do: draft, publish, restore, pause, require an evaluation.
 
 Editors write drafts, publishers release them, and nobody releases what they wrote a part of. The
 one exception is an emergency: a version that was live before may be restored by one person alone,
@@ -7,6 +7,7 @@ which the log says. Each verb asks for permission, changes and records, together
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -14,11 +15,12 @@ from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
 
-from accounts.access import require
+from accounts.access import Actor, require
 from accounts.models import User
 from accounts.roles import ROLES, Permission
 from audit.trail import record
-from prompts.models import LanguageModel, PromptTemplate, PromptVersion, Release
+from prompts.evaluation.gate import missing
+from prompts.models import EvaluationSet, LanguageModel, PromptTemplate, PromptVersion, Release
 from prompts.rendering import Refused, Variable, compiled, declared, stored_form, with_line_feeds
 from prompts.serving import GENERAL_ASSISTANT, known_now
 
@@ -146,6 +148,41 @@ def set_paused(template: PromptTemplate, paused: bool, *, by: User, note: str) -
     record(by, "prompt.paused" if paused else "prompt.resumed", stored, reason=note)
 
 
+@transaction.atomic
+def require_evaluation(
+    template: PromptTemplate,
+    required: EvaluationSet | None,
+    score: Decimal,
+    *,
+    note: str,
+    by: Actor,
+) -> PromptTemplate:
+    """Let a template require a score in a set before a version of it can be published, or nothing.
+
+    Raises Denied and NotPossible.
+    """
+    require(by, Permission.GATE_PROMPTS)
+    note = noted(note)
+    if not 0 < score <= 1:
+        raise NotPossible("The score lies above 0 and at most at 1: 0.9 is nine cases in ten.")
+    if required is not None and not required.versions.exists():
+        raise NotPossible(f"{required} has no cases yet: upload some first.")
+    stored = locked(template)
+    before = _gate_of(stored)
+    stored.required_set, stored.required_score = required, score
+    if _gate_of(stored) == before:
+        raise NotPossible("This is required already.")
+    stored.save(update_fields=["required_set", "required_score"])
+    record(by, "prompt.gate_changed", stored, reason=note, now=_gate_of(stored), before=before)
+    return stored
+
+
+def _gate_of(template: PromptTemplate) -> dict[str, str]:
+    if template.required_set is None:
+        return {"set": ""}
+    return {"set": template.required_set.slug, "score": f"{template.required_score:f}"}
+
+
 def locked(template: PromptTemplate) -> PromptTemplate:
     """Return the template as it is now, locked against other verbs; turns go on beside it."""
     return PromptTemplate.objects.select_for_update(no_key=True).get(pk=template.pk)
@@ -217,8 +254,8 @@ def publish(
     """Make a draft immutable, as it was when its `content_hash` was read, and live: for everybody
     at once, or for nobody yet, to be released step by step (`prompts.rollout`).
 
-    Raises Denied for who wrote a part of it, Refused, NotPossible, and Conflict when the draft was
-    changed after it was read.
+    Raises Denied for who wrote a part of it, Refused, NotPossible, also without the evaluation that
+    the template requires, and Conflict when the draft was changed after it was read.
     """
     require(by, Permission.PUBLISH_PROMPTS)
     note = noted(note)
@@ -230,6 +267,8 @@ def publish(
     if stored.content_hash != content_hash:
         raise Conflict(stored)
     Terms.of(stored).rendered()
+    if why_not := missing(template, stored):
+        raise NotPossible(why_not)
     before = template.live_version_id
     if for_release and before is None:
         raise NotPossible("Nothing of it is live yet: the first version is for everybody at once.")

@@ -31,6 +31,7 @@ from conversations.turn.plans import kept_plans
 from conversations.turn.policy import kept_policy
 from conversations.turn.rules import save_rule
 from prompts.catalogue import kept_offers
+from prompts.models import PromptTemplate
 from prompts.provider import Usage
 
 PASSWORD = "the people's password 1"
@@ -151,6 +152,19 @@ def rule(ada: User) -> Iterator[Callable[..., PolicyRule]]:
 
     yield make
     kept_policy.forget()
+
+
+# --- prompts ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker) -> None:
+    """Let the built-in templates be published without an evaluation; tests of the gate set it.
+
+    Tests that commit find no gate either: `_flush` makes the templates alone.
+    """
+    with django_db_blocker.unblock():
+        PromptTemplate.objects.update(required_set=None)
 
 
 # --- servers ---------------------------------------------------------------------------------
@@ -283,7 +297,10 @@ def _flush(self: TransactionTestCase) -> None:
     tables = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
     names = ", ".join(f'"{name}"' for name in sorted(tables - KEPT_TABLES))
     triggers = {table: trigger for table, (_, trigger) in TRIGGERS.items()}
-    for table in ("prompts_promptversion", "prompts_release", "prompts_releasedecision"):
+    for table in (
+        *("prompts_promptversion", "prompts_release", "prompts_releasedecision"),
+        "prompts_evaluationsetversion",
+    ):
         triggers[table] = f"{table}_is_never_emptied"
     off = [f"ALTER TABLE {table} DISABLE TRIGGER {t}" for table, t in triggers.items()]
     on = [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {t}" for table, t in triggers.items()]

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
+from accounts.access import System
 from accounts.models import User
 from audit.trail import Target
 from conversations.models import Conversation, Message
@@ -57,7 +58,7 @@ class Guard:
         self._is_admitted, self._policy_hits, self._personal_data = False, 0, 0
 
     @classmethod
-    def of(cls, conversation: Conversation, user: User) -> "Guard":
+    def of(cls, conversation: Conversation, user: User | System) -> "Guard":
         """Return the guard for a turn of `user`. One query every few seconds. Raises Refusal."""
         try:
             policy = current_policy()
@@ -71,7 +72,7 @@ class Guard:
 
     # --- on the way out ------------------------------------------------------------------------
 
-    def admit(self, question: str, target: Target, *, by: User, turn: object) -> None:
+    def admit(self, question: str, target: Target, *, by: User | System, turn: object = "") -> None:
         """Let a question be stored and asked. Raises Refusal; hits are recorded either way."""
         try:
             screened = self._policy.screen_input(question)

@@ -6,6 +6,7 @@ from enum import IntEnum
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from accounts.access import System
 from accounts.models import User
 from accounts.roles import ROLES
 
@@ -19,13 +20,16 @@ class Mode(IntEnum):
     BLOCK = 3  # the message is refused
 
 
-def mode_for(user: User) -> Mode:
+def mode_for(user: User | System) -> Mode:
     """Return the strictest mode of the person's roles. Async code loads them `with_roles()`.
+
+    Parley itself has no role, and so `PII_MODE`.
 
     Raises ImproperlyConfigured when a mode or role of the settings does not exist.
     """
     default, by_role = configured_modes()
-    return max((by_role.get(role, default) for role in user.roles), default=default)
+    roles = user.roles if isinstance(user, User) else ()
+    return max((by_role.get(role, default) for role in roles), default=default)
 
 
 def configured_modes() -> tuple[Mode, Mapping[str, Mode]]:

@@ -22,6 +22,8 @@ from prompts import publishing, reports, rollout
 from prompts.admin.forms import DraftForm, NoteForm, TemplateForm
 from prompts.calling import Tried
 from prompts.comparison import Comparison, compare
+from prompts.evaluation import gate
+from prompts.evaluation.runs import may_evaluate
 from prompts.models import PromptTemplate, PromptVersion, Release
 from prompts.publishing import Conflict, NotPossible, Terms
 from prompts.rendering import Refused
@@ -254,9 +256,11 @@ class PromptTemplateAdmin(DiscreetAdmin):
         week = reports.sums(
             by=["version_id"], version__template=template, day__gte=reports.first_day(WEEK)
         )
+        evaluated = gate.shown_runs(template)
         for version in versions:
             version.template = template
             version.week_in_words = _in_words(week.get((version.pk,)))  # type: ignore[attr-defined]
+            version.evaluation = evaluated.get(version.content_hash)  # type: ignore[attr-defined]
         left, right = _chosen(request, versions, template)
         context = {
             "template": template,
@@ -269,6 +273,8 @@ class PromptTemplateAdmin(DiscreetAdmin):
             "basis": template.live_version or (versions[0] if versions else None),
             "may_pause": template.slug != GENERAL_ASSISTANT and template.live_version_id,
             "may_view_audit": allowed(request.user, Permission.VIEW_AUDIT),
+            "may_gate": allowed(request.user, Permission.GATE_PROMPTS),
+            "required_percent": gate.percent_of(template.required_score),
         }
         return self._page(request, "template", template.name, **context)
 
@@ -322,6 +328,9 @@ class PromptTemplateAdmin(DiscreetAdmin):
             "form": form,
             "is_open": is_open,
             "may_try": may_try(user),
+            "may_evaluate": may_evaluate(user),
+            "evaluation": gate.shown_runs(version.template).get(version.content_hash),
+            "gate": gate.missing(version.template, version) if version.is_draft else "",
             "told": _told(version),
             "own": user.pk in version.contributors,
             "settings": compare(Terms(""), Terms.of(version)).settings,
@@ -425,6 +434,7 @@ class PromptTemplateAdmin(DiscreetAdmin):
             "act": act,
             "trouble": trouble,
             "own": version is not None and request.user.pk in version.contributors,
+            "gate": gate.missing(template, version) if version and act == "publish" else "",
             "comparison": _compared(template.live_version, version),
         }
         response = self._page(request, "act", f"{verb}: {template.name}", **context)
@@ -447,7 +457,7 @@ class PromptTemplateAdmin(DiscreetAdmin):
     def _template(self, request: HttpRequest, object_id: object) -> PromptTemplate:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        templates = PromptTemplate.objects.select_related("live_version", "owner")
+        templates = PromptTemplate.objects.select_related("live_version", "owner", "required_set")
         asked = _uuid(str(object_id))
         found = templates.filter(pk=asked).first() if asked else None
         if found is None:
@@ -465,7 +475,9 @@ class PromptTemplateAdmin(DiscreetAdmin):
 def version_of(version_id: UUID) -> PromptVersion:
     """Return a version with its template and the template's live version. Raises Http404."""
     live = Prefetch("template__live_version", PromptVersion.objects.select_related("template"))
-    versions = PromptVersion.objects.select_related("template", "author", "published_by")
+    versions = PromptVersion.objects.select_related(
+        "template__required_set", "author", "published_by"
+    )
     found = versions.prefetch_related(live).filter(pk=version_id).first()
     if found is None:
         raise Http404("There is no such version.")
