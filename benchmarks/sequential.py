@@ -3,19 +3,20 @@
     python -m benchmarks.sequential              1,000 releases for each line, some minutes
     python -m benchmarks.sequential --runs 100   a quicker look
 
-Each release is 200 people in one step of five. How much they use it differs widely: the busiest
-tenth makes about half of all turns. Whether a turn fails or is refused, how a reply is rated, how
-long it takes and what it costs, all differ between people as well as between turns, so turns of
-one person are alike. After every window of every person all guards look. Seeds are fixed.
+4,000 people use a prompt, and how much differs widely: the busiest tenth makes about half of all
+turns. Whether a turn fails or is refused, how a reply is rated, how long it takes, what it costs:
+all of it differs between people as well as between turns, so turns of one person are alike. Each
+release draws 200 of these people, when they come and who gets the canary, in one step of five.
+After every window of every person all guards look. Seeds are fixed.
 """
 
 import argparse
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 from benchmarks.report import Table
@@ -32,6 +33,7 @@ from prompts.sequential import (
 )
 
 ALPHA = 0.05
+POPULATION = 4_000
 PEOPLE = 200
 STEPS = 5
 MOST_TURNS = 400
@@ -68,76 +70,110 @@ BOUNDS = {"errors": 0.02, "refusals": 0.03, "thumbs_down": 0.1, "duration": 1.25
 # --- people ------------------------------------------------------------------------------------
 
 
-class Seen(NamedTuple):
-    """A window of a person that became final, at a time between 0 and about 3."""
+class Person(NamedTuple):
+    """Somebody's habits: how probable a turn ends so, how long and dear their usual reply is."""
 
-    at: float
+    turns: int
+    fails: float
+    refused: float
+    dislikes: float
+    rates: float
+    seconds: float
+    usd: float
+
+
+@cache
+def population() -> list[Person]:
+    """Return those out of whom each release draws its people."""
+    rng = random.Random("people")
+    return [_somebody(rng) for _ in range(POPULATION)]
+
+
+def _somebody(rng: random.Random) -> Person:
+    return Person(
+        turns=min(MOST_TURNS, max(1, int(rng.lognormvariate(1.8, 1.3)))),
+        # Mean 3 %, 5 %, 20 %: most people hardly ever, some often.
+        fails=rng.betavariate(0.15, 4.85),
+        refused=rng.betavariate(0.3, 5.7),
+        dislikes=rng.betavariate(0.5, 2.0),
+        rates=rng.betavariate(0.3, 1.5),
+        seconds=rng.lognormvariate(1.0, 0.4),
+        usd=rng.lognormvariate(-5.0, 0.7),
+    )
+
+
+def _worsened(person: Person, worse: Mapping[str, float]) -> Person:
+    """Return what becomes of somebody's turns where the version is `worse` by so much."""
+    return Person(
+        person.turns,
+        person.fails + worse.get("errors", 0),
+        person.refused + worse.get("refusals", 0),
+        person.dislikes + worse.get("thumbs_down", 0),
+        person.rates,
+        person.seconds * worse.get("duration", 1),
+        person.usd * worse.get("cost", 1),
+    )
+
+
+class Final(NamedTuple):
+    """A window of a person that became final, so long after they came (of a time of about 3)."""
+
+    after: float
     metric: str
     window: int
-    arm: Side
     value: float
 
 
-def release(seed: int, share: float, worse: Mapping[str, float]) -> list[Seen]:
+@cache
+def _histories(worse: tuple[tuple[str, float], ...], only: str) -> list[list[Final]]:
+    """Return what the windows of each of the population come to; `only`: those of a metric."""
+    rng = random.Random(f"histories {worse}")
+    drawn = (_windows(rng, _worsened(person, dict(worse))) for person in population())
+    return [[one for one in final if only in {"", one.metric}] for final in drawn]
+
+
+def _windows(rng: random.Random, person: Person) -> Iterator[Final]:
+    """Yield what each window of a person's turns comes to, and each of their ratings."""
+    ratings = 0
+    for number, turns in _filled(person.turns):
+        after = 0.5 * (number + rng.random())
+        failed = _times(rng, turns, person.fails)
+        yield Final(after, "errors", number, failed / turns)
+        refused = _times(rng, turns - failed, person.refused)
+        yield Final(after, "refusals", number, refused / turns)
+        if completed := turns - failed - refused:
+            spread = 1 / math.sqrt(completed)
+            seconds = person.seconds * rng.lognormvariate(0, 0.5 * spread)
+            yield Final(after, "duration", number, seconds)
+            usd = person.usd * rng.lognormvariate(0, 0.7 * spread)
+            yield Final(after, "cost", number, usd)
+        ratings += _times(rng, turns, person.rates)
+    for number, count in _filled(ratings):
+        down = _times(rng, count, person.dislikes) / count
+        yield Final(0.5 * (number + 1), "thumbs_down", number, down)
+
+
+Seen = tuple[float, str, int, Side, float]
+"""When a window became final, of which metric, the window, the arm and what it comes to."""
+
+
+def release(seed: int, share: float, worse: Mapping[str, float], only: str = "") -> list[Seen]:
     """Return what guards see of a release, in order; the canary is `worse` by so much."""
     rng = random.Random(seed)
+    canary = _histories(tuple(worse.items()), only)
+    production = _histories((), only)
     seen: list[Seen] = []
-    for _ in range(PEOPLE):
-        if rng.random() < share:
-            seen += _Person(rng, CANARY, worse).windows()
-        else:
-            seen += _Person(rng, PRODUCTION, {}).windows()
+    for number in rng.sample(range(POPULATION), PEOPLE):
+        arm: Side = CANARY if rng.random() < share else PRODUCTION
+        history = (canary if arm == CANARY else production)[number]
+        came = rng.random()
+        seen += [(came + after, metric, at, arm, value) for after, metric, at, value in history]
     seen.sort()
     return seen
 
 
-class _Person:
-    """Somebody with habits of their own."""
-
-    def __init__(self, rng: random.Random, arm: Side, worse: Mapping[str, float]) -> None:
-        self._rng, self._arm = rng, arm
-        self._turns = min(MOST_TURNS, max(1, int(rng.lognormvariate(1.8, 1.3))))
-        # Mean 3 %, 5 %, 20 %: most people hardly ever, some often.
-        self._fails = rng.betavariate(0.15, 4.85) + worse.get("errors", 0)
-        self._refused = rng.betavariate(0.3, 5.7) + worse.get("refusals", 0)
-        self._dislikes = rng.betavariate(0.5, 2.0) + worse.get("thumbs_down", 0)
-        self._rates = rng.betavariate(0.3, 1.5)
-        self._seconds = rng.lognormvariate(1.0, 0.4) * worse.get("duration", 1)
-        self._usd = rng.lognormvariate(-5.0, 0.7) * worse.get("cost", 1)
-        self._began = rng.random()
-
-    def windows(self) -> Iterator[Seen]:
-        """Yield what each window of turns comes to, and each of ratings."""
-        left, number, ratings = self._turns, 0, 0
-        while left > 0:
-            turns = min(left, window_size(number))
-            at = self._began + 0.5 * (number + self._rng.random())
-            yield from self._window(at, number, turns)
-            ratings += self._times(turns, self._rates)
-            left, number = left - turns, number + 1
-        for number, count in _filled(ratings):
-            at = self._began + 0.5 * (number + 1)
-            down = self._times(count, self._dislikes) / count
-            yield Seen(at, "thumbs_down", number, self._arm, down)
-
-    def _window(self, at: float, number: int, turns: int) -> Iterator[Seen]:
-        failed = self._times(turns, self._fails)
-        yield Seen(at, "errors", number, self._arm, failed / turns)
-        refused = self._times(turns - failed, self._refused)
-        yield Seen(at, "refusals", number, self._arm, refused / turns)
-        if completed := turns - failed - refused:
-            spread = 1 / math.sqrt(completed)
-            seconds = self._seconds * self._rng.lognormvariate(0, 0.5 * spread)
-            yield Seen(at, "duration", number, self._arm, seconds)
-            usd = self._usd * self._rng.lognormvariate(0, 0.7 * spread)
-            yield Seen(at, "cost", number, self._arm, usd)
-
-    def _times(self, count: int, probability: float) -> int:
-        draw = self._rng.random
-        return sum([draw() < probability for _ in range(count)])
-
-
 def _filled(count: int) -> Iterator[tuple[int, int]]:
+    """Yield the windows that so many turns fill, and how many each has."""
     number = 0
     while count > 0:
         size = min(count, window_size(number))
@@ -145,44 +181,56 @@ def _filled(count: int) -> Iterator[tuple[int, int]]:
         count, number = count - size, number + 1
 
 
+def _times(rng: random.Random, count: int, probability: float) -> int:
+    """Return how many of so many turns come out so: drawn from hit to hit, not turn by turn.
+
+    Devroye: Non-Uniform Random Variate Generation (1986), X.4.3, first waiting time algorithm.
+    """
+    if probability > 0.5:
+        return count - _times(rng, count, 1.0 - probability)
+    if probability < 1e-9:
+        return 0
+    if count == 1:
+        return int(rng.random() < probability)
+    scale, hits = 1.0 / math.log1p(-probability), 0
+    at = int(math.log(1.0 - rng.random()) * scale) + 1
+    while at <= count:
+        hits += 1
+        at += int(math.log(1.0 - rng.random()) * scale) + 1
+    return hits
+
+
 # --- guards ------------------------------------------------------------------------------------
 
 
-class Stopped(NamedTuple):
-    """Which guard stopped a release, and what share of all windows it had seen."""
+def is_stopped(seen: Iterable[Seen], share: float) -> bool:
+    """Say whether guards that look after every window stop the release.
 
-    metric: str
-    window: int
-    after: float
-
-
-def watched(seen: list[Seen], share: float, only: str = "") -> Stopped | None:
-    """Look after every window; return what stopped the release, None when nothing did.
-
-    `only`: this guard alone looks, with its part of ALPHA.
+    They are asked at the end: what was evidence enough at any time stays so.
     """
-    comparisons: dict[tuple[str, int], tuple[Comparison, Scale]] = {}
-    for number, (_, metric, window, arm, value) in enumerate(seen, start=1):
-        if only and metric != only:
+    compared: dict[tuple[str, int], tuple[Comparison, Scale]] = {}
+    for _, metric, window, arm, value in seen:
+        guard, key = GUARDS[metric], (metric, window)
+        if key not in compared:
+            compared[key] = Comparison(guard.margin, (1 - share) / share, guard.guess), Scale()
+        comparison, scale = compared[key]
+        if not guard.is_ratio:
+            comparison.see(arm, value)
             continue
-        guard = GUARDS[metric]
-        if (metric, window) not in comparisons:
-            fresh = Comparison(guard.margin, (1 - share) / share, guard.guess)
-            comparisons[metric, window] = fresh, Scale()
-        comparison, scale = comparisons[metric, window]
-        for of_side, score in scale.scores(arm, value) if guard.is_ratio else [(arm, value)]:
+        for of_side, score in scale.scores(arm, value):
             comparison.see(of_side, score)
-        if comparison.is_worse(alpha_of(ALPHA, len(GUARDS), STEPS, window)):
-            return Stopped(metric, window, number / len(seen))
-    return None
+    return any(
+        comparison.is_worse(alpha_of(ALPHA, len(GUARDS), STEPS, window))
+        for (_, window), (comparison, _) in compared.items()
+    )
 
 
-def stopped(
-    seeds: range, share: float, worse: Mapping[str, float], only: str = ""
-) -> list[Stopped]:
-    """Return what stopped the releases with these seeds, as far as they were stopped."""
-    found = (watched(release(seed, share, worse), share, only) for seed in seeds)
-    return [each for each in found if each]
+def stopped(seeds: range, share: float, worse: Mapping[str, float], only: str = "") -> int:
+    """Return how many of the releases with these seeds are stopped.
+
+    `only`: by this guard, with its part of ALPHA.
+    """
+    return sum(is_stopped(release(seed, share, worse, only), share) for seed in seeds)
 
 
 def smallest_found(metric: str, share: float, seeds: range) -> tuple[float | None, float]:
@@ -192,7 +240,7 @@ def smallest_found(metric: str, share: float, seeds: range) -> tuple[float | Non
     """
     rate = 0.0
     for worse in GUARDS[metric].regressions:
-        rate = len(stopped(seeds, share, {metric: worse}, only=metric)) / len(seeds)
+        rate = stopped(seeds, share, {metric: worse}, only=metric) / len(seeds)
         if rate >= 0.8:
             return worse, rate
     return None, rate
@@ -205,7 +253,7 @@ _KEPT: Mapping[str, Mapping[str, float]] = {"as production": {}, "as bad as allo
 
 
 def _stopped(runs: int, share: float, name: str) -> int:
-    return len(stopped(range(runs), share, _KEPT[name]))
+    return stopped(range(runs), share, _KEPT[name])
 
 
 def false_alarms(runs: int) -> Table:

@@ -443,8 +443,7 @@ def _tend_step(release: Release, guard: ReleaseGuard, readings: _Readings) -> No
         return
     numbers = {**progress.numbers, "compared": readings.numbers()}
     if guard.advances_itself and not progress.is_last:
-        note = "The step has its sample and its time, and no bound is crossed."
-        rollout.advance(release, by=GUARDS, note=note, numbers=numbers)
+        _take_step(release, numbers)
     elif guard.offered_step != release.step:
         guard.offered_step = release.step
         guard.save(update_fields=["offered_step"])
@@ -456,6 +455,14 @@ def _tend_step(release: Release, guard: ReleaseGuard, readings: _Readings) -> No
             step=release.step,
             numbers=numbers,
         )
+
+
+def _take_step(release: Release, numbers: dict[str, Any]) -> None:
+    note = "The step has its sample and its time, and no bound is crossed."
+    try:
+        rollout.advance(release, by=GUARDS, note=note, numbers=numbers)
+    except NotPossible:
+        logger.info("release_decided_meanwhile", release=str(release.pk))
 
 
 def _forget_people() -> None:

@@ -278,14 +278,14 @@ def _check_can_begin(template: PromptTemplate, version: PromptVersion) -> Prompt
 def advance(
     release: Release, *, note: str, by: User | System, numbers: Mapping[str, Any] | None = None
 ) -> Release:
-    """Go to the next step, when the present one has its sample and its time.
+    """Go on from the step in which `release` was seen, when that has its sample and its time.
 
     `numbers` are what a part of Parley decided by, besides these. Raises Denied, also for who wrote
-    a part of the version, and NotPossible.
+    a part of the version, and NotPossible, also when somebody else went on meanwhile.
     """
     require(by, Permission.PUBLISH_PROMPTS, release.version)
     note, stored = noted(note), _locked(release)
-    progress = _done_step(stored)
+    progress = _done_step(stored, seen=release)
     if progress.is_last:
         raise NotPossible("This is the last step. Put the version into production instead.")
     stored.step += 1
@@ -301,11 +301,12 @@ def advance(
 def finish(release: Release, *, note: str, by: User | System) -> Release:
     """Make the version live for everybody, when the last step has its sample and its time.
 
-    Raises Denied, also for who wrote a part of the version, and NotPossible.
+    Raises Denied, also for who wrote a part of the version, and NotPossible, also when `release`
+    was seen in another step.
     """
     require(by, Permission.PUBLISH_PROMPTS, release.version)
     note, stored = noted(note), _locked(release)
-    progress = _done_step(stored)
+    progress = _done_step(stored, seen=release)
     if not progress.is_last:
         raise NotPossible("There are steps left. Advance to the next one.")
     stored.state, stored.ended_at = Release.State.FINISHED, timezone.now()
@@ -389,7 +390,13 @@ def _locked(release: Release) -> Release:
     return stored
 
 
-def _done_step(release: Release) -> Progress:
+def _done_step(release: Release, *, seen: Release) -> Progress:
+    """Return how far the step is that was seen. Raises NotPossible: two who press at once would
+    otherwise go two steps, of which nobody looked at the second."""
+    if release.step != seen.step:
+        raise NotPossible(
+            f"Somebody went on meanwhile: {release.where}. Look at how it is now, then decide."
+        )
     if release.state == Release.State.PAUSED:
         raise NotPossible("The release is paused. Let it go on first.")
     progress = progress_of(release)

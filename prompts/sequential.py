@@ -179,7 +179,7 @@ class _Block:
     """The scores of people who are bet on together."""
 
     def __init__(self, canary: Sequence[float], production: Sequence[float]) -> None:
-        self._canary, self._production = Counter(canary), Counter(production)
+        self._canary, self._production = Counter(canary).items(), Counter(production).items()
         self._sizes = len(canary), len(production)
 
     def log_return(self, bet: Bet, production: float, margin: float) -> float:
@@ -193,22 +193,20 @@ class _Block:
         # Between the arms, nearer to the larger one: as if both were the same and only the bound
         # between them.
         middle = base + bet.hopes * (room - base) * canary / (canary + others)
-        stake = bet.stake * min(canary / (middle + margin), others / (1.0 - middle))
-        return _log_product(self._canary, stake / canary, middle + margin) + _log_product(
-            self._production, -stake / others, middle
-        )
-
-
-def _log_product(scores: Counter[float], factor: float, centre: float) -> float:
-    """Return the logarithm of the product of 1 + factor * (score - centre)."""
-    log1p = math.log1p
-    return sum([times * log1p(factor * (score - centre)) for score, times in scores.items()])
+        above = middle + margin
+        stake = bet.stake * min(canary / above, others / (1.0 - middle))
+        log, log1p = 0.0, math.log1p
+        for score, times in self._canary:
+            log += times * log1p(stake / canary * (score - above))
+        for score, times in self._production:
+            log += times * log1p(stake / others * (middle - score))
+        return log
 
 
 def log_mean_exp(logs: Sequence[float]) -> float:
     """Return the logarithm of the mean of numbers that are given by their logarithms."""
     highest = max(logs)
-    return highest + math.log(sum(math.exp(log - highest) for log in logs) / len(logs))
+    return highest + math.log(sum([math.exp(log - highest) for log in logs]) / len(logs))
 
 
 # --- scores ------------------------------------------------------------------------------------

@@ -20,8 +20,4 @@ class Migration(migrations.Migration):
             name='turns_left_out',
             field=models.PositiveIntegerField(db_default=0, default=0, help_text="Oldest turns that did not fit the model's window any more."),
         ),
-        migrations.AddIndex(
-            model_name='reservation',
-            index=models.Index(condition=models.Q(('settled_at', None)), fields=['reserved_at'], name='open_reservations'),
-        ),
     ]

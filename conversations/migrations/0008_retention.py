@@ -117,10 +117,6 @@ class Migration(migrations.Migration):
             name='key_day',
             field=models.DateField(db_default=django.db.models.functions.comparison.Cast(django.db.models.functions.datetime.Now(), models.DateField()), default=conversations.models._today, help_text='The day whose key serves the conversation as a whole, by UTC. Nothing in it is older.'),
         ),
-        migrations.AddIndex(
-            model_name='conversation',
-            index=models.Index(fields=['retention_class', 'key_day'], name='conversations_by_age'),
-        ),
         migrations.AddField(
             model_name='purgerun',
             name='confirmed_by',

@@ -48,10 +48,6 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.AddIndex(
-            model_name='conversation',
-            index=models.Index(condition=models.Q(('lifecycle', 'deleted')), fields=['deleted_at'], name='conversations_deleted'),
-        ),
-        migrations.AddIndex(
             model_name='erasure',
             index=models.Index(condition=models.Q(('finished_at', None)), fields=['asked_at'], name='open_erasures'),
         ),

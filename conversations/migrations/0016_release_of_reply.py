@@ -75,12 +75,4 @@ class Migration(migrations.Migration):
             "arm",
             models.CharField(blank=True, choices=ARMS, max_length=10),
         ),
-        migrations.AddIndex(
-            "message",
-            models.Index(
-                condition=models.Q(("release__isnull", False)),
-                fields=["release", "created_at"],
-                name="replies_of_release",
-            ),
-        ),
     ]

@@ -143,6 +143,7 @@ class ReleaseAdmin(DiscreetAdmin):
         verb, says = ACTS.get(request.POST.get("act", ""), (None, ""))
         if verb is None:
             return "Choose what to do with the release."
+        release.step = _step_seen(request)
         try:
             after = verb(release, note=note, by=request.user)
         except (NotPossible, Denied) as error:
@@ -199,6 +200,12 @@ def _shown(release: Release) -> dict[str, Any]:
         "bounds": BoundsForm(initial=asdict(guards.bounds_of(release))) if can_be_bound else None,
         "decisions": release.decisions.select_related("by"),
     }
+
+
+def _step_seen(request: Any) -> int:
+    """Return the step that the page showed on which somebody pressed; -1 for none."""
+    step = request.POST.get("step", "")
+    return int(step) if step.isdecimal() and len(step) < 3 else -1
 
 
 def _next_share(release: Release, progress: Progress | None) -> str:

@@ -114,6 +114,57 @@ def test_a_text_that_can_not_be_told_is_not_asked(editor: Page):
     assert not Message.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("x" * 1_000_000, "64 KB is the most"),
+        (
+            "{% for a in subjects %}{% for b in subjects %}{% for c in subjects %}"
+            "{% for d in subjects %}" + "{% endfor %}" * 4,
+            "more than 10,000",
+        ),
+    ],
+    ids=["a megabyte", "endless loops"],
+)
+def test_a_text_without_bounds_is_neither_asked_nor_saved(editor: Page, prompt_draft, content, why):
+    if "subjects" in content:
+        editor.get_by_label("Kind of variable 3").select_option("list")
+        editor.get_by_label("Name of variable 3").fill("subjects")
+        editor.get_by_label("Default of variable 3").fill("one topic\n" * 20)
+    editor.get_by_label("What the AI is told").fill(content)
+    play(editor, "Hello")
+    expect(editor.locator("#trials .notice")).to_contain_text(why)
+    editor.get_by_role("button", name="Save the draft").click()
+    expect(editor.get_by_role("alert")).to_contain_text("The draft is not saved.")
+    expect(editor.get_by_text(why)).to_be_visible()
+    assert not Message.objects.exists()
+    assert PromptVersion.objects.get(pk=prompt_draft.pk).revision == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kept", "why"),
+    [
+        ({"status": 500}, "", "The provider reported an error of its own."),
+        ({"text": "One two three four five.", "reset_after": 3}, "One", "The connection"),
+    ],
+    ids=["before the first word", "in the middle"],
+)
+def test_a_provider_that_dies_in_the_playground_is_told_in_its_column(
+    editor: Page, prompt_draft: PromptVersion, fault, kept, why
+):
+    editor.get_by_label("What the AI is told").fill("Not saved yet.")
+    play(editor, sim(**fault))
+    columns = editor.locator(".trial-reply")
+    expect(columns.locator(".notice")).to_contain_text([why] * 2)
+    expect(columns.locator(".said")).to_contain_text([kept] * 2)
+    expect(columns.locator(".evidence")).to_have_count(2)
+    expect(editor.get_by_label("What the AI is told")).to_have_value("Not saved yet.")
+    assert PromptVersion.objects.get(pk=prompt_draft.pk).revision == 1
+    assert not Reservation.objects.filter(settled_at=None).exists()
+    play(editor, "Hello")
+    expect(columns.locator(".said")).to_have_text(["A simulated reply."] * 2)
+
+
 def test_the_playground_works_without_javascript(new_context, prompt_draft: PromptVersion):
     page = new_context(prompt_draft.author, java_script_enabled=False).new_page()
     open_version(page, prompt_draft)

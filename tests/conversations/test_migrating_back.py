@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from conversations.models import Hold, RetentionPolicy
@@ -39,3 +39,44 @@ def test_nobody_goes_back_while_a_hold_stands(olive, ravi):
     with pytest.raises(DatabaseError, match="Legal holds stand"):
         migrate(BEFORE)
     assert Hold.objects.standing().exists()
+
+
+BEFORE_INDEXES = "0016"
+
+
+def state_of(index: str) -> str:
+    with connection.cursor() as cursor:
+        asked = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
+        cursor.execute(asked, [index])
+        found = cursor.fetchone()
+    return {None: "gone", (True,): "whole", (False,): "broken off"}[found]
+
+
+def execute(statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+def test_indexes_go_and_come_without_a_lock_that_stops_writing():
+    migrate(BEFORE_INDEXES)
+    assert state_of("replies_of_release") == "gone"
+    migrate()
+    assert state_of("replies_of_release") == "whole"
+
+
+def test_an_index_that_was_broken_off_is_built_again_and_a_whole_one_is_kept(finished):
+    for _ in range(2):
+        finished()
+    migrate(BEFORE_INDEXES)
+    with pytest.raises(DatabaseError, match="duplicated"):
+        execute(
+            "CREATE UNIQUE INDEX CONCURRENTLY replies_of_release ON conversations_message (role)"
+        )
+    execute("CREATE INDEX open_reservations ON conversations_reservation (settled_at)")
+    assert state_of("replies_of_release") == "broken off"
+    migrate()
+    assert state_of("replies_of_release") == "whole"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_get_indexdef('open_reservations'::regclass)")
+        assert "(settled_at)" in cursor.fetchone()[0]
+    migrate(BEFORE_INDEXES)

@@ -21,6 +21,7 @@ from prompts import publishing, rollout
 from prompts.models import Arm, PromptTemplate, PromptVersion, Release
 from prompts.publishing import Terms
 from prompts.rollout import Plan, Step
+from tests.conversations.doors import program_of, replies, slow, streamed
 
 pytestmark = pytest.mark.django_db
 
@@ -271,6 +272,31 @@ def test_the_sample_of_a_step_counts_people_and_turns_of_the_canary(ask, release
     progress = rollout.progress_of(release)
     assert (progress.people, progress.turns) == (1, 2)
     assert progress.lacking == "1 more person, 1 more turn"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_reply_that_is_being_written_ends_on_what_it_began_with(live, olive, released):
+    release = released.begin()
+    conversation = Conversation.objects.create(
+        owner=olive, template=released.template, release=release, arm=Arm.CANARY
+    )
+    asked = {"session_id": str(conversation.pk)}
+    with program_of(live.url, olive) as program:
+        body = {**asked, "user_message": slow(words=40, per_second=40)}
+        with streamed(program, "/chat", body) as events:
+            next(piece for name, piece in events if name == "text.delta")
+            rollout.roll_back(release, note="Bad", by=released.mei)
+            assert replies()[0].state == "streaming"
+            list(events)
+        assert program.post("/chat", json={**asked, "user_message": "And now?"}).is_success
+    running, following = replies()
+    assert (running.state, running.content.split()) == ("completed", ["word"] * 40)
+    assert (running.prompt_version, running.release, running.arm) == (
+        released.version,
+        release,
+        Arm.CANARY,
+    )
+    assert (following.prompt_version.content, following.arm) == (LIVE, Arm.PRODUCTION)
 
 
 ELSEWHERE = """

@@ -95,11 +95,13 @@ def test_from_publishing_to_production(people, publisher):
     assert "Canary 2.5 %" in words(publisher.get(f"{LIST}{release.template_id}/change/"))
     assert "v2: Canary 2.5 %" in words(publisher.get(LIST))
 
-    publisher.post(page_of(release), {"act": "advance", "note": "Fine"})
+    publisher.post(page_of(release), {"act": "advance", "step": "0", "note": "Fine"})
     page = publisher.get(page_of(release))
     assert "Put v2 into production" in words(page)
     assert re.search(r"Mei Advanced: 50 % turns 0, people 0, minutes 0 Fine", words(page))
-    page = publisher.post(page_of(release), {"act": "finish", "note": "For all"}, follow=True)
+    page = publisher.post(
+        page_of(release), {"act": "finish", "step": "1", "note": "For all"}, follow=True
+    )
     assert "In production: v2 answers everybody." in words(page)
     assert PromptTemplate.objects.get(slug="summariser").live_version == draft
 
@@ -116,13 +118,25 @@ def test_a_rollback_is_one_click_with_a_note(version, people, publisher):
     assert "v2 is over: it is rolled back" in words(again)
 
 
+@pytest.mark.parametrize("step", ["0", "", "x", "-1", "9" * 400])
+def test_who_presses_on_a_page_that_is_old_goes_no_step_further(version, people, publisher, step):
+    steps = (Step(100), Step(500), Step(2_500))
+    release = rollout.begin(version, Plan(steps), note="Go", by=people["mei"])
+    rollout.advance(release, note="Fine", by=people["mei"])
+    page = publisher.post(page_of(release), {"act": "advance", "step": step, "note": "Fine, I say"})
+    assert page.status_code == 409
+    assert "Nothing was changed. Somebody went on meanwhile: Canary 5 %." in words(page)
+    assert "Fine, I say" in page.content.decode()
+    assert Release.objects.get().step == 1
+
+
 def test_a_pause_and_what_a_step_waits_for(version, people, publisher):
     steps = (Step(100, people=3, turns=9, minutes=90), Step(500))
     release = rollout.begin(version, Plan(steps), note="Go", by=people["mei"])
     page = words(publisher.get(page_of(release)))
     assert "5 % opens after 3 more people, 9 more turns, 90 more min." in page
     assert re.search(r"1 % now 0 of 3 0 of 9 0 min of 90 min", page)
-    early = publisher.post(page_of(release), {"act": "advance", "note": "On"})
+    early = publisher.post(page_of(release), {"act": "advance", "step": "0", "note": "On"})
     assert "This step is not done" in words(early)
     publisher.post(page_of(release), {"act": "pause", "note": "Hm"})
     assert "Paused at 1 %" in words(publisher.get(page_of(release)))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from accounts.access import Denied, System
 from audit.models import Entry
 from audit.trail import acting_as
+from conversations.models import Conversation
 from prompts import publishing, rollout
 from prompts.models import PromptTemplate, PromptVersion, Release, ReleaseDecision
 from prompts.publishing import NotPossible, Terms
@@ -191,6 +192,26 @@ def test_from_share_to_share_to_production(release, template, mei):
     (entry,) = entries("release.advanced")
     assert entry.payload["numbers"] == {"people": 0, "turns": 0, "minutes": 0}
     assert (entry.target_id, entry.payload["share"]) == (str(template.pk), 5_000)
+
+
+def test_from_the_early_access_to_the_first_share(version, mei, olive):
+    plan = Plan(QUICK.steps, early_people=[olive.pk], early=Step(0, people=1))
+    release = rollout.begin(version, plan, note="Go", by=mei)
+    with pytest.raises(NotPossible, match="waits for 1 more person"):
+        rollout.advance(release, note="On", by=mei)
+    conversation = Conversation.objects.create(owner=olive, release=release, arm="early")
+    conversation.messages.create(role="assistant", state="completed", release=release, arm="early")
+    release = rollout.advance(release, note="Olive likes it", by=mei)
+    assert (release.state, release.share) == ("canary", 1_000)
+    assert rollout.progress_of(release).people == 0
+
+
+@pytest.mark.parametrize("verb", ["advance", "finish"])
+def test_nobody_goes_on_from_a_step_that_they_did_not_see(release, mei, verb):
+    rollout.advance(release, note="Fine", by=mei)
+    with pytest.raises(NotPossible, match="went on meanwhile: Canary 50"):
+        getattr(rollout, verb)(release, note="Fine", by=mei)
+    assert (stored(release).step, stored(release).state) == (1, "canary")
 
 
 def test_a_step_waits_for_its_sample_and_its_time(version, mei):

@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -240,25 +242,85 @@ def test_the_simulation_has_the_guards_as_they_are():
         assert simulation.BOUNDS[metric.value] == getattr(Bounds(), measure.bound)
 
 
-@pytest.mark.parametrize("worse", [{}, simulation.BOUNDS], ids=["alike", "as-bad-as-allowed"])
-def test_heavy_users_do_not_stop_a_release_that_keeps_its_bounds(worse):
-    runs = range(60)  # benchmarks.sequential has 1,000
-    assert len(simulation.stopped(runs, 0.25, worse)) <= 0.05 * len(runs)
+RUNS = range(1_000)
 
 
-@pytest.mark.parametrize(
-    ("share", "worse"),
-    [(0.05, {"errors": 0.97}), (0.25, {"errors": 0.35}), (0.25, {"duration": 4.0})],
-)
-def test_it_finds_what_is_much_worse(share, worse):
-    runs = range(15)
-    assert len(simulation.stopped(runs, share, worse)) >= 0.7 * len(runs)
+def share_of(seed: int) -> float:
+    return simulation.SHARES[seed % len(simulation.SHARES)]
+
+
+def stopped(runs: range, worse) -> int:
+    by_share = [runs[first :: len(simulation.SHARES)] for first in range(len(simulation.SHARES))]
+    return sum(simulation.stopped(seeds, share_of(seeds[0]), worse) for seeds in by_share)
+
+
+def test_of_a_thousand_releases_without_a_difference_one_in_twenty_is_stopped_at_most():
+    assert stopped(RUNS, {}) <= 0.05 * len(RUNS)
+
+
+def test_a_release_that_is_as_bad_as_its_bounds_allow_is_not_stopped_more_often():
+    runs = RUNS[:200]
+    assert stopped(runs, simulation.BOUNDS) <= 0.05 * len(runs)
+
+
+def test_the_same_releases_would_be_stopped_by_a_test_that_counts_turns():
+    runs = RUNS[:60]
+    found = sum(differs_by_turns(simulation.release(seed, share_of(seed), {})) for seed in runs)
+    assert found > 0.3 * len(runs)
+
+
+def differs_by_turns(seen: list[simulation.Seen]) -> bool:
+    """As a z-test for two shares finds it, which takes turns for independent, at every look."""
+    failed, turns = dict.fromkeys([CANARY, PRODUCTION], 0.0), dict.fromkeys([CANARY, PRODUCTION], 0)
+    for _, metric, window, arm, value in seen:
+        if metric != "errors":
+            continue
+        turns[arm] += window_size(window)
+        failed[arm] += value * window_size(window)
+        if min(turns.values()) < 20:
+            continue
+        rates = {arm: failed[arm] / turns[arm] for arm in turns}
+        spread = math.sqrt(sum(rates[arm] * (1 - rates[arm]) / turns[arm] for arm in turns))
+        if rates[CANARY] - rates[PRODUCTION] > 1.645 * spread:
+            return True
+    return False
+
+
+def told_in_the_docs() -> list[tuple[str, float, float]]:
+    """Metric, share of the canary, smallest regression: as docs/prompts.md has them."""
+    text = Path(__file__).parents[2].joinpath("docs/prompts.md").read_text()
+    _, table = text.split("this is the smallest regression that was found in at least 80 %")
+    head, _, *rows = re.findall(r"^\|(.*)\|$", table, re.MULTILINE)[: 2 + len(simulation.GUARDS)]
+    shares = [float(share) / 100 for share in re.findall(r"(\d+) %", head)]
+    told = []
+    for metric, row in zip(simulation.GUARDS, rows, strict=True):
+        for share, cell in zip(shares, row.split("|")[1:], strict=True):
+            if found := re.fullmatch(r"([\d.]+) (more in 100|times)", cell.strip()):
+                unit = 1 if found[2] == "times" else 100
+                told.append((metric, share, float(found[1]) / unit))
+    return told
+
+
+@pytest.mark.parametrize(("metric", "share", "worse"), told_in_the_docs())
+def test_the_smallest_regression_that_the_docs_name_is_found(metric, share, worse):
+    runs = RUNS[:200]
+    found = simulation.stopped(runs, share, {metric: worse}, only=metric)
+    assert found >= 0.8 * len(runs)
+
+
+def test_the_docs_name_a_regression_of_each_metric():
+    assert {metric for metric, *_ in told_in_the_docs()} == set(simulation.GUARDS)
 
 
 def test_half_of_the_turns_are_those_of_the_busiest_tenth():
-    turns: list[int] = []
-    for seed in range(5):
-        rng = simulation.random.Random(seed)
-        turns += [simulation._Person(rng, CANARY, {})._turns for _ in range(simulation.PEOPLE)]
-    turns.sort(reverse=True)
+    turns = sorted((person.turns for person in simulation.population()), reverse=True)
     assert 0.4 < sum(turns[: len(turns) // 10]) / sum(turns) < 0.6
+
+
+@given(st.integers(1, 40), st.floats(0, 1))
+def test_hits_are_drawn_as_often_as_turn_by_turn(count, probability):
+    rng = simulation.random.Random(0)
+    drawn = [simulation._times(rng, count, probability) for _ in range(400)]
+    assert all(0 <= hits <= count for hits in drawn)
+    spread = math.sqrt(count * probability * (1 - probability) / len(drawn))
+    assert abs(sum(drawn) / len(drawn) - count * probability) <= 6 * spread + 1e-6
