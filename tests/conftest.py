@@ -1,4 +1,4 @@
-"""The people of the tests, a running server, and a flush that knows the append-only tables."""
+"""The people of the tests, a running server, and what every test finds as if it were the first."""
 
 import asyncio
 import os
@@ -13,16 +13,11 @@ from dataclasses import dataclass
 
 import pytest
 import uvicorn
-from django.apps import apps
-from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.test import Client, TransactionTestCase
-from psycopg.errors import DeadlockDetected
 
 from accounts.models import User
-from accounts.roles import seed_roles
 from audit import floods, trail
-from audit.append_only import TRIGGERS
 from benchmarks.provider_simulator import running_simulator
 from conversations.models import Conversation, Message, PolicyRule, Runner
 from conversations.retention.policies import forget_policies
@@ -33,6 +28,7 @@ from conversations.turn.rules import save_rule
 from prompts.catalogue import kept_offers
 from prompts.models import PromptTemplate
 from prompts.provider import Usage
+from tests.flush import FirstState
 
 PASSWORD = "the people's password 1"
 
@@ -240,9 +236,6 @@ def chromium_path() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # From its first use on, Playwright's synchronous API keeps a loop running in this thread, and
-    # no other can start: what needs one comes before.
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
     if chromium_path():
         return
     if os.environ.get("CHROMIUM_REQUIRED") == "1":
@@ -263,55 +256,13 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 # --- flush -----------------------------------------------------------------------------------
 
-# The running server announces itself once; its row must outlive a test.
-KEPT_TABLES = {
-    *("django_migrations", "django_content_type", "auth_permission", "accounts_role"),
-    "conversations_runner",
-}
 
-
-def _execute_alone(statements: str) -> None:
-    """Execute what locks all tables; the running server's reaper may lock some in another order."""
-    for _ in range(5):
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statements)
-        except OperationalError as error:
-            if not isinstance(error.__cause__, DeadlockDetected):
-                raise
-        else:
-            return
-    raise AssertionError("Five deadlocks in a row are no accident.")
-
-
-def _flush(self: TransactionTestCase) -> None:
-    """Empty all tables between tests that commit.
-
-    Django's flush is one TRUNCATE, which the append-only tables refuse; only their owner can switch
-    the triggers off for that moment, and the application's role is not the owner.
-    """
-    from conversations.retention.policies import seed_policies
-    from prompts.builtin import seed_templates
-    from prompts.offering import seed_default_model
-
-    tables = {model._meta.db_table for model in apps.get_models(include_auto_created=True)}
-    names = ", ".join(f'"{name}"' for name in sorted(tables - KEPT_TABLES))
-    triggers = {table: trigger for table, (_, trigger) in TRIGGERS.items()}
-    for table in (
-        *("prompts_promptversion", "prompts_release", "prompts_releasedecision"),
-        "prompts_evaluationsetversion",
-    ):
-        triggers[table] = f"{table}_is_never_emptied"
-    off = [f"ALTER TABLE {table} DISABLE TRIGGER {t}" for table, t in triggers.items()]
-    on = [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {t}" for table, t in triggers.items()]
-    _execute_alone(";".join([*off, f"TRUNCATE {names} CASCADE", *on]))
-    seed_roles()
-    seed_policies()
-    seed_templates()
-    seed_default_model()
-
-
-TransactionTestCase._fixture_teardown = _flush
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker) -> None:
+    """The test database, and what it holds at first, which tests that commit leave behind."""
+    with django_db_blocker.unblock():
+        first = FirstState.read()
+    TransactionTestCase._fixture_teardown = lambda _case: first.bring_back()
 
 
 @pytest.fixture(autouse=True)

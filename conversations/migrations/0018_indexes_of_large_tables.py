@@ -26,7 +26,7 @@ class BuildIndex(AddIndexConcurrently):
 class Migration(migrations.Migration):
     atomic = False
 
-    dependencies = [("conversations", "0016_release_of_reply")]
+    dependencies = [("conversations", "0017_feedback_and_satisfaction")]
 
     operations = [
         BuildIndex(

@@ -5,43 +5,125 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('prompts', '0005_guards'),
+        ("prompts", "0005_guards"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='VersionFigures',
+            name="VersionFigures",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('arm', models.CharField(choices=[('production', 'Production'), ('canary', 'Canary'), ('early', 'early access')], max_length=10)),
-                ('day', models.DateField(help_text='By UTC: when the turn began, or the rating was given.')),
-                ('shard', models.PositiveSmallIntegerField()),
-                ('turns', models.BigIntegerField(db_default=0, default=0)),
-                ('errors', models.BigIntegerField(db_default=0, default=0)),
-                ('refusals', models.BigIntegerField(db_default=0, default=0)),
-                ('fallbacks', models.BigIntegerField(db_default=0, default=0, help_text='Turns of another version, which could not serve.')),
-                ('missed', models.BigIntegerField(db_default=0, default=0, help_text='Turns that it was to serve and could not.')),
-                ('tokens_in', models.BigIntegerField(db_default=0, default=0)),
-                ('tokens_out', models.BigIntegerField(db_default=0, default=0)),
-                ('cost_usd', models.DecimalField(db_default=0, decimal_places=8, default=0, max_digits=20)),
-                ('cost_usd_squared', models.DecimalField(db_default=0, decimal_places=16, default=0, help_text='Sum of squares.', max_digits=36)),
-                ('first_token', models.JSONField(blank=True, db_default={}, default=dict, help_text='Turns by bucket, as `figures.bucket_of` has them.')),
-                ('duration', models.JSONField(blank=True, db_default={}, default=dict, help_text='Completed turns by bucket.')),
-                ('thumbs_up', models.BigIntegerField(db_default=0, default=0)),
-                ('thumbs_down', models.BigIntegerField(db_default=0, default=0)),
-                ('satisfaction_count', models.BigIntegerField(db_default=0, default=0)),
-                ('satisfaction_sum', models.BigIntegerField(db_default=0, default=0)),
-                ('satisfaction_squared', models.BigIntegerField(db_default=0, default=0, help_text='Sum of squares.')),
-                ('policy_hits', models.BigIntegerField(db_default=0, default=0)),
-                ('personal_data_hits', models.BigIntegerField(db_default=0, default=0)),
-                ('release', models.ForeignKey(blank=True, help_text='The release that the turns took part in.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='figures', to='prompts.release')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='figures', to='prompts.promptversion')),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                (
+                    "arm",
+                    models.CharField(
+                        choices=[
+                            ("production", "Production"),
+                            ("canary", "Canary"),
+                            ("early", "early access"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "day",
+                    models.DateField(
+                        help_text="By UTC: when the turn began, or the rating was given."
+                    ),
+                ),
+                ("shard", models.PositiveSmallIntegerField()),
+                ("turns", models.BigIntegerField(db_default=0, default=0)),
+                ("errors", models.BigIntegerField(db_default=0, default=0)),
+                ("refusals", models.BigIntegerField(db_default=0, default=0)),
+                (
+                    "fallbacks",
+                    models.BigIntegerField(
+                        db_default=0,
+                        default=0,
+                        help_text="Turns of another version, which could not serve.",
+                    ),
+                ),
+                (
+                    "missed",
+                    models.BigIntegerField(
+                        db_default=0,
+                        default=0,
+                        help_text="Turns that it was to serve and could not.",
+                    ),
+                ),
+                ("tokens_in", models.BigIntegerField(db_default=0, default=0)),
+                ("tokens_out", models.BigIntegerField(db_default=0, default=0)),
+                (
+                    "cost_usd",
+                    models.DecimalField(db_default=0, decimal_places=8, default=0, max_digits=20),
+                ),
+                (
+                    "cost_usd_squared",
+                    models.DecimalField(
+                        db_default=0,
+                        decimal_places=16,
+                        default=0,
+                        help_text="Sum of squares.",
+                        max_digits=36,
+                    ),
+                ),
+                (
+                    "first_token",
+                    models.JSONField(
+                        blank=True,
+                        db_default={},
+                        default=dict,
+                        help_text="Turns by bucket, as `figures.bucket_of` has them.",
+                    ),
+                ),
+                (
+                    "duration",
+                    models.JSONField(
+                        blank=True,
+                        db_default={},
+                        default=dict,
+                        help_text="Completed turns by bucket.",
+                    ),
+                ),
+                ("thumbs_up", models.BigIntegerField(db_default=0, default=0)),
+                ("thumbs_down", models.BigIntegerField(db_default=0, default=0)),
+                ("satisfaction_count", models.BigIntegerField(db_default=0, default=0)),
+                ("satisfaction_sum", models.BigIntegerField(db_default=0, default=0)),
+                (
+                    "satisfaction_squared",
+                    models.BigIntegerField(db_default=0, default=0, help_text="Sum of squares."),
+                ),
+                ("policy_hits", models.BigIntegerField(db_default=0, default=0)),
+                ("personal_data_hits", models.BigIntegerField(db_default=0, default=0)),
+                (
+                    "release",
+                    models.ForeignKey(
+                        blank=True,
+                        help_text="The release that the turns took part in.",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="figures",
+                        to="prompts.release",
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="figures",
+                        to="prompts.promptversion",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'version figures',
-                'constraints': [models.UniqueConstraint(fields=('version', 'day', 'release', 'arm', 'shard'), name='one_row_of_figures_per_shard', nulls_distinct=False)],
+                "verbose_name_plural": "version figures",
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("version", "day", "release", "arm", "shard"),
+                        name="one_row_of_figures_per_shard",
+                        nulls_distinct=False,
+                    )
+                ],
             },
         ),
     ]

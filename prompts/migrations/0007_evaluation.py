@@ -36,122 +36,376 @@ DROP FUNCTION prompts_keep_set_version();
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('prompts', '0005_guards'),
+        ("prompts", "0006_figures"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='EvaluationSet',
+            name="EvaluationSet",
             fields=[
-                ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('slug', models.SlugField(help_text='How the command line and the log name it.', unique=True)),
-                ('name', models.CharField(max_length=120)),
-                ('purpose', models.CharField(blank=True, help_text='What it shows, briefly.', max_length=500)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid_utils.compat.uuid7,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "slug",
+                    models.SlugField(
+                        help_text="How the command line and the log name it.", unique=True
+                    ),
+                ),
+                ("name", models.CharField(max_length=120)),
+                (
+                    "purpose",
+                    models.CharField(
+                        blank=True, help_text="What it shows, briefly.", max_length=500
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'ordering': ('name',),
+                "ordering": ("name",),
             },
         ),
         migrations.AddField(
-            model_name='prompttemplate',
-            name='required_score',
-            field=models.DecimalField(db_default=Decimal('0.9'), decimal_places=3, default=Decimal('0.9'), help_text='The share of its cases that have to pass, in [0, 1].', max_digits=4, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(1)]),
+            model_name="prompttemplate",
+            name="required_score",
+            field=models.DecimalField(
+                db_default=Decimal("0.9"),
+                decimal_places=3,
+                default=Decimal("0.9"),
+                help_text="The share of its cases that have to pass, in [0, 1].",
+                max_digits=4,
+                validators=[
+                    django.core.validators.MinValueValidator(0),
+                    django.core.validators.MaxValueValidator(1),
+                ],
+            ),
         ),
         migrations.AddField(
-            model_name='prompttemplate',
-            name='required_set',
-            field=models.ForeignKey(blank=True, help_text='What a version has to pass before it can be published.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='prompts.evaluationset'),
+            model_name="prompttemplate",
+            name="required_set",
+            field=models.ForeignKey(
+                blank=True,
+                help_text="What a version has to pass before it can be published.",
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="+",
+                to="prompts.evaluationset",
+            ),
         ),
         migrations.CreateModel(
-            name='EvaluationSetVersion',
+            name="EvaluationSetVersion",
             fields=[
-                ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('number', models.PositiveIntegerField()),
-                ('digest', models.CharField(max_length=64)),
-                ('lines', models.TextField()),
-                ('case_count', models.PositiveSmallIntegerField()),
-                ('note', models.CharField(blank=True, max_length=300)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('created_by', models.ForeignKey(blank=True, db_constraint=False, help_text='Nobody: it came with Parley.', null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('set', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='versions', to='prompts.evaluationset')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid_utils.compat.uuid7,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("number", models.PositiveIntegerField()),
+                ("digest", models.CharField(max_length=64)),
+                ("lines", models.TextField()),
+                ("case_count", models.PositiveSmallIntegerField()),
+                ("note", models.CharField(blank=True, max_length=300)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        db_constraint=False,
+                        help_text="Nobody: it came with Parley.",
+                        null=True,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "set",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="versions",
+                        to="prompts.evaluationset",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('set', '-number'),
+                "ordering": ("set", "-number"),
             },
         ),
         migrations.CreateModel(
-            name='EvaluationRun',
+            name="EvaluationRun",
             fields=[
-                ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('was_draft', models.BooleanField(help_text='The version could still change when it began.')),
-                ('content_hash', models.CharField(max_length=64)),
-                ('terms', models.JSONField()),
-                ('judge', models.CharField(blank=True, help_text="The slug of the judge's model. Empty: by default.", max_length=200)),
-                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('running', 'Running'), ('finished', 'Finished'), ('interrupted', 'Interrupted'), ('cancelled', 'Cancelled')], default='waiting', max_length=11)),
-                ('why', models.CharField(blank=True, choices=[('provider', 'the provider failed again and again'), ('limit', 'the limit of its cost was reached'), ('errors', 'some cases have no result'), ('uncertain', 'nobody knows whether some calls were made'), ('refused', "a model can't be asked at the moment")], max_length=10)),
-                ('total', models.PositiveSmallIntegerField(help_text='Cases.')),
-                ('passed', models.PositiveSmallIntegerField(default=0)),
-                ('failed', models.PositiveSmallIntegerField(default=0)),
-                ('errors', models.PositiveSmallIntegerField(default=0)),
-                ('uncertain', models.PositiveSmallIntegerField(default=0)),
-                ('unparsable', models.PositiveSmallIntegerField(default=0, help_text='Cases of which an answer of the judge could not be read.')),
-                ('limit_usd', models.DecimalField(db_default=Decimal('0'), decimal_places=8, default=Decimal('0'), max_digits=16)),
-                ('reserved_usd', models.DecimalField(db_default=Decimal('0'), decimal_places=8, default=Decimal('0'), help_text='Held for calls that are being made.', max_digits=16)),
-                ('spent_usd', models.DecimalField(db_default=Decimal('0'), decimal_places=8, default=Decimal('0'), max_digits=16)),
-                ('fence', models.PositiveIntegerField(default=0, help_text='Grows with each process that takes it.')),
-                ('beat_at', models.DateTimeField(blank=True, null=True)),
-                ('began_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('began_by', models.ForeignKey(blank=True, db_constraint=False, help_text='Nobody: Parley itself, or the command line.', null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('template', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='evaluation_runs', to='prompts.prompttemplate')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='evaluation_runs', to='prompts.promptversion')),
-                ('set_version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='prompts.evaluationsetversion')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid_utils.compat.uuid7,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "was_draft",
+                    models.BooleanField(help_text="The version could still change when it began."),
+                ),
+                ("content_hash", models.CharField(max_length=64)),
+                ("terms", models.JSONField()),
+                (
+                    "judge",
+                    models.CharField(
+                        blank=True,
+                        help_text="The slug of the judge's model. Empty: by default.",
+                        max_length=200,
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "Waiting"),
+                            ("running", "Running"),
+                            ("finished", "Finished"),
+                            ("interrupted", "Interrupted"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="waiting",
+                        max_length=11,
+                    ),
+                ),
+                (
+                    "why",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("provider", "the provider failed again and again"),
+                            ("limit", "the limit of its cost was reached"),
+                            ("errors", "some cases have no result"),
+                            ("uncertain", "nobody knows whether some calls were made"),
+                            ("refused", "a model can't be asked at the moment"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("total", models.PositiveSmallIntegerField(help_text="Cases.")),
+                ("passed", models.PositiveSmallIntegerField(default=0)),
+                ("failed", models.PositiveSmallIntegerField(default=0)),
+                ("errors", models.PositiveSmallIntegerField(default=0)),
+                ("uncertain", models.PositiveSmallIntegerField(default=0)),
+                (
+                    "unparsable",
+                    models.PositiveSmallIntegerField(
+                        default=0,
+                        help_text="Cases of which an answer of the judge could not be read.",
+                    ),
+                ),
+                (
+                    "limit_usd",
+                    models.DecimalField(
+                        db_default=Decimal("0"),
+                        decimal_places=8,
+                        default=Decimal("0"),
+                        max_digits=16,
+                    ),
+                ),
+                (
+                    "reserved_usd",
+                    models.DecimalField(
+                        db_default=Decimal("0"),
+                        decimal_places=8,
+                        default=Decimal("0"),
+                        help_text="Held for calls that are being made.",
+                        max_digits=16,
+                    ),
+                ),
+                (
+                    "spent_usd",
+                    models.DecimalField(
+                        db_default=Decimal("0"),
+                        decimal_places=8,
+                        default=Decimal("0"),
+                        max_digits=16,
+                    ),
+                ),
+                (
+                    "fence",
+                    models.PositiveIntegerField(
+                        default=0, help_text="Grows with each process that takes it."
+                    ),
+                ),
+                ("beat_at", models.DateTimeField(blank=True, null=True)),
+                ("began_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "began_by",
+                    models.ForeignKey(
+                        blank=True,
+                        db_constraint=False,
+                        help_text="Nobody: Parley itself, or the command line.",
+                        null=True,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "template",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="evaluation_runs",
+                        to="prompts.prompttemplate",
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="evaluation_runs",
+                        to="prompts.promptversion",
+                    ),
+                ),
+                (
+                    "set_version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="runs",
+                        to="prompts.evaluationsetversion",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('-began_at',),
+                "ordering": ("-began_at",),
             },
         ),
         migrations.CreateModel(
-            name='EvaluationResult',
+            name="EvaluationResult",
             fields=[
-                ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('position', models.PositiveSmallIntegerField(help_text='Of the case in its set, from 0.')),
-                ('case_id', models.CharField(max_length=80)),
-                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('claimed', 'Claimed'), ('passed', 'Passed'), ('failed', 'Failed'), ('error', 'Error'), ('uncertain', 'Uncertain')], default='waiting', max_length=9)),
-                ('step', models.PositiveSmallIntegerField(default=0)),
-                ('attempt', models.UUIDField(blank=True, null=True)),
-                ('held_usd', models.DecimalField(db_default=Decimal('0'), decimal_places=8, default=Decimal('0'), help_text='For the call that is claimed.', max_digits=16)),
-                ('claimed_at', models.DateTimeField(blank=True, null=True)),
-                ('reply', models.TextField(blank=True)),
-                ('verdicts', models.JSONField(default=list)),
-                ('trouble', models.CharField(blank=True, help_text='Why there is no reply, for people.', max_length=300)),
-                ('model', models.CharField(blank=True, help_text='That gave the reply.', max_length=200)),
-                ('tokens_in', models.PositiveIntegerField(default=0, help_text='Of all its calls.')),
-                ('tokens_out', models.PositiveIntegerField(default=0)),
-                ('reply_tokens', models.PositiveIntegerField(default=0)),
-                ('reply_ms', models.PositiveIntegerField(default=0, help_text='From the question to the end.')),
-                ('reply_usd', models.DecimalField(db_default=Decimal('0'), decimal_places=8, default=Decimal('0'), help_text='What the reply alone cost.', max_digits=16)),
-                ('cost_usd', models.DecimalField(db_default=Decimal('0'), decimal_places=8, default=Decimal('0'), help_text='Of all its calls.', max_digits=16)),
-                ('is_estimated', models.BooleanField(default=False, help_text='Some of the cost is a guess.')),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='results', to='prompts.evaluationrun')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid_utils.compat.uuid7,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "position",
+                    models.PositiveSmallIntegerField(help_text="Of the case in its set, from 0."),
+                ),
+                ("case_id", models.CharField(max_length=80)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "Waiting"),
+                            ("claimed", "Claimed"),
+                            ("passed", "Passed"),
+                            ("failed", "Failed"),
+                            ("error", "Error"),
+                            ("uncertain", "Uncertain"),
+                        ],
+                        default="waiting",
+                        max_length=9,
+                    ),
+                ),
+                ("step", models.PositiveSmallIntegerField(default=0)),
+                ("attempt", models.UUIDField(blank=True, null=True)),
+                (
+                    "held_usd",
+                    models.DecimalField(
+                        db_default=Decimal("0"),
+                        decimal_places=8,
+                        default=Decimal("0"),
+                        help_text="For the call that is claimed.",
+                        max_digits=16,
+                    ),
+                ),
+                ("claimed_at", models.DateTimeField(blank=True, null=True)),
+                ("reply", models.TextField(blank=True)),
+                ("verdicts", models.JSONField(default=list)),
+                (
+                    "trouble",
+                    models.CharField(
+                        blank=True, help_text="Why there is no reply, for people.", max_length=300
+                    ),
+                ),
+                (
+                    "model",
+                    models.CharField(blank=True, help_text="That gave the reply.", max_length=200),
+                ),
+                (
+                    "tokens_in",
+                    models.PositiveIntegerField(default=0, help_text="Of all its calls."),
+                ),
+                ("tokens_out", models.PositiveIntegerField(default=0)),
+                ("reply_tokens", models.PositiveIntegerField(default=0)),
+                (
+                    "reply_ms",
+                    models.PositiveIntegerField(
+                        default=0, help_text="From the question to the end."
+                    ),
+                ),
+                (
+                    "reply_usd",
+                    models.DecimalField(
+                        db_default=Decimal("0"),
+                        decimal_places=8,
+                        default=Decimal("0"),
+                        help_text="What the reply alone cost.",
+                        max_digits=16,
+                    ),
+                ),
+                (
+                    "cost_usd",
+                    models.DecimalField(
+                        db_default=Decimal("0"),
+                        decimal_places=8,
+                        default=Decimal("0"),
+                        help_text="Of all its calls.",
+                        max_digits=16,
+                    ),
+                ),
+                (
+                    "is_estimated",
+                    models.BooleanField(default=False, help_text="Some of the cost is a guess."),
+                ),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="results",
+                        to="prompts.evaluationrun",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('run', 'position'),
-                'constraints': [models.UniqueConstraint(fields=('run', 'position'), name='one_result_per_case')],
+                "ordering": ("run", "position"),
+                "constraints": [
+                    models.UniqueConstraint(fields=("run", "position"), name="one_result_per_case")
+                ],
             },
         ),
         migrations.AddConstraint(
-            model_name='evaluationsetversion',
-            constraint=models.UniqueConstraint(fields=('set', 'number'), name='one_number_per_evaluation_set'),
+            model_name="evaluationsetversion",
+            constraint=models.UniqueConstraint(
+                fields=("set", "number"), name="one_number_per_evaluation_set"
+            ),
         ),
         migrations.AddIndex(
-            model_name='evaluationrun',
-            index=models.Index(fields=['template', 'content_hash'], name='evaluations_of_content'),
+            model_name="evaluationrun",
+            index=models.Index(fields=["template", "content_hash"], name="evaluations_of_content"),
         ),
         migrations.RunSQL(KEEP_SETS, LET_SETS_GO),
     ]

@@ -8,44 +8,117 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('prompts', '0007_evaluation'),
+        ("prompts", "0007_evaluation"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='prompttemplate',
-            name='scheduled_days',
-            field=models.PositiveSmallIntegerField(db_default=7, default=7, help_text='From one scheduled evaluation to the next.'),
+            model_name="prompttemplate",
+            name="scheduled_days",
+            field=models.PositiveSmallIntegerField(
+                db_default=7, default=7, help_text="From one scheduled evaluation to the next."
+            ),
         ),
         migrations.AddField(
-            model_name='prompttemplate',
-            name='scheduled_limit_usd',
-            field=models.DecimalField(db_default=Decimal('1'), decimal_places=2, default=Decimal('1'), help_text='What one of them may cost.', max_digits=8),
+            model_name="prompttemplate",
+            name="scheduled_limit_usd",
+            field=models.DecimalField(
+                db_default=Decimal("1"),
+                decimal_places=2,
+                default=Decimal("1"),
+                help_text="What one of them may cost.",
+                max_digits=8,
+            ),
         ),
         migrations.AddField(
-            model_name='prompttemplate',
-            name='scheduled_set',
-            field=models.ForeignKey(blank=True, help_text='With what the live version is evaluated again and again. Empty: it is not.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='prompts.evaluationset'),
+            model_name="prompttemplate",
+            name="scheduled_set",
+            field=models.ForeignKey(
+                blank=True,
+                help_text="With what the live version is evaluated again and again. Empty: it is not.",
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="+",
+                to="prompts.evaluationset",
+            ),
         ),
         migrations.CreateModel(
-            name='ScheduledEvaluation',
+            name="ScheduledEvaluation",
             fields=[
-                ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('result', models.CharField(choices=[('waiting', 'runs'), ('baseline', 'passed, and is the baseline from now on'), ('held', 'passed, and did not fall below the baseline'), ('below', 'did not pass, and no fall is shown'), ('declined', 'fell below the baseline'), ('unfinished', 'could not finish'), ('not_begun', 'could not begin')], default='waiting', max_length=10)),
-                ('trouble', models.CharField(blank=True, help_text='Why it could not begin.', max_length=300)),
-                ('numbers', models.JSONField(default=dict)),
-                ('at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('told_at', models.DateTimeField(help_text='When a fall was told of.', null=True)),
-                ('baseline', models.ForeignKey(help_text='With what the run was compared.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='prompts.evaluationrun')),
-                ('run', models.OneToOneField(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='scheduled', to='prompts.evaluationrun')),
-                ('template', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='scheduled_evaluations', to='prompts.prompttemplate')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='prompts.promptversion')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid_utils.compat.uuid7,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "result",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "runs"),
+                            ("baseline", "passed, and is the baseline from now on"),
+                            ("held", "passed, and did not fall below the baseline"),
+                            ("below", "did not pass, and no fall is shown"),
+                            ("declined", "fell below the baseline"),
+                            ("unfinished", "could not finish"),
+                            ("not_begun", "could not begin"),
+                        ],
+                        default="waiting",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "trouble",
+                    models.CharField(
+                        blank=True, help_text="Why it could not begin.", max_length=300
+                    ),
+                ),
+                ("numbers", models.JSONField(default=dict)),
+                ("at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("told_at", models.DateTimeField(help_text="When a fall was told of.", null=True)),
+                (
+                    "baseline",
+                    models.ForeignKey(
+                        help_text="With what the run was compared.",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="prompts.evaluationrun",
+                    ),
+                ),
+                (
+                    "run",
+                    models.OneToOneField(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="scheduled",
+                        to="prompts.evaluationrun",
+                    ),
+                ),
+                (
+                    "template",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="scheduled_evaluations",
+                        to="prompts.prompttemplate",
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="prompts.promptversion",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('-at',),
-                'indexes': [models.Index(fields=['template', '-at'], name='scheduled_evaluations')],
+                "ordering": ("-at",),
+                "indexes": [models.Index(fields=["template", "-at"], name="scheduled_evaluations")],
             },
         ),
     ]

@@ -25,7 +25,7 @@ from conversations.models import BudgetPlan, BudgetWindow, Message, Reservation
 
 from .doors import secret_of
 
-CROWD = int(os.environ.get("CROWD", "100"))
+CROWD = int(os.environ.get("CROWD", "60"))
 ALLOWED = 20
 PATIENCE_SECONDS = 60.0 + CROWD / 5
 
@@ -118,7 +118,7 @@ def _open() -> list[object]:
 
 # --- pages ------------------------------------------------------------------------------------
 
-READERS = int(os.environ.get("READERS", "300"))
+READERS = int(os.environ.get("READERS", "120"))
 
 
 def by_reader(user: User) -> dict[str, str]:

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from conversations.models import Hold, RetentionPolicy
 from conversations.retention import holds
+from tests.flush import despite_deadlocks
 
 pytestmark = pytest.mark.django_db(transaction=True)
 BEFORE = "0007"
@@ -21,7 +22,7 @@ def _as_it_was():
 
 
 def migrate(*to: str) -> None:
-    call_command("migrate", "conversations", *to, verbosity=0)
+    despite_deadlocks(lambda: call_command("migrate", "conversations", *to, verbosity=0))
 
 
 def test_what_was_said_is_there_after_going_back_and_forward(finished):
