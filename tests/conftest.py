@@ -150,19 +150,6 @@ def rule(ada: User) -> Iterator[Callable[..., PolicyRule]]:
     kept_policy.forget()
 
 
-# --- prompts ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker) -> None:
-    """Let the built-in templates be published without an evaluation; tests of the gate set it.
-
-    Tests that commit find no gate either: `_flush` makes the templates alone.
-    """
-    with django_db_blocker.unblock():
-        PromptTemplate.objects.update(required_set=None)
-
-
 # --- servers ---------------------------------------------------------------------------------
 
 
@@ -259,8 +246,12 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker) -> None:
-    """The test database, and what it holds at first, which tests that commit leave behind."""
+    """The test database, and what it holds at first, which tests that commit leave behind.
+
+    The built-in templates can be published without an evaluation; tests of the gate set it.
+    """
     with django_db_blocker.unblock():
+        PromptTemplate.objects.update(required_set=None)
         first = FirstState.read()
     TransactionTestCase._fixture_teardown = lambda _case: first.bring_back()
 
