@@ -4,8 +4,9 @@
     found.lines        each figure of both arms, and their difference
     found.early        figures of the early access: chosen, not drawn, so compared with nothing
 
-The person is the unit (`prompts.intervals`). Replies that were purged can't be told apart by person
-any more: then the sums stay (`prompts.figures`), without intervals.
+The person is the unit (`prompts.intervals`). Replies that were deleted can't be told apart by
+person any more. While they are few, the rest stands for all; else sums stay (`prompts.figures`),
+without intervals.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from prompts.reports import METRICS, MINUS, Better, Metric, Sums, percent, sums
 
 MOST_REPLIES = 100_000
 """The newest so many are looked at."""
+
+LEAST_LEFT = 0.9
+"""This part of an arm's replies must be there still for intervals."""
 
 
 class _Turns(NamedTuple):
@@ -98,14 +102,15 @@ class Line:
 class ArmComparison:
     """Canary and production of a release. `turns` and `people` are by arm.
 
-    `is_gone`: replies were purged, so there are no intervals. `is_cut`: only the newest replies are
-    in the intervals.
+    `deleted`: so many replies are gone. `is_gone`: too many, so there are no intervals. `is_cut`:
+    only the newest replies are in the intervals.
     """
 
     lines: list[Line]
     early: list[tuple[str, str]]
     turns: dict[str, int]
     people: dict[str, int] = field(default_factory=dict)
+    deleted: int = 0
     is_gone: bool = False
     is_cut: bool = False
 
@@ -115,9 +120,10 @@ def compared(release: Release) -> ArmComparison:
     counted = {arm: found for (arm,), found in sums(by=["arm"], release=release).items()}
     people = _people(release)
     by_arm = {arm: [one for one in people if one.arm == arm] for arm in Arm.values}
-    looked_at = sum(one.turns for one in people)
-    is_cut = looked_at >= MOST_REPLIES
-    is_gone = not is_cut and looked_at < sum(found.of("turns") for found in counted.values())
+    turns = {arm: int(found.of("turns")) for arm, found in counted.items()}
+    left = {arm: sum(one.turns for one in found) for arm, found in by_arm.items()}
+    is_cut = sum(left.values()) >= MOST_REPLIES
+    is_gone = not is_cut and any(left[arm] < LEAST_LEFT * turns[arm] for arm in turns)
     canary, production = by_arm[Arm.CANARY], by_arm[Arm.PRODUCTION]
     early = counted.get(Arm.EARLY)
     return ArmComparison(
@@ -134,8 +140,9 @@ def compared(release: Release) -> ArmComparison:
         early=[(METRICS[name].label, METRICS[name].shown(early)) for name in _ESTIMATES]
         if early
         else [],
-        turns={arm: int(found.of("turns")) for arm, found in counted.items()},
+        turns=turns,
         people={} if is_gone else {arm: len(found) for arm, found in by_arm.items()},
+        deleted=0 if is_cut else sum(max(0, turns[arm] - left[arm]) for arm in turns),
         is_gone=is_gone,
         is_cut=is_cut,
     )

@@ -17,6 +17,7 @@ from benchmarks.provider_simulator import sim
 from conversations.break_glass.grants import Asked, ask, end
 from conversations.models import Conversation, Erasure, PersonExport, PurgeRun
 from conversations.retention import holds
+from prompts.figures import count_rating
 from prompts.models import PromptVersion
 from prompts.serving import live_version
 from tests.browser.chat import Chat
@@ -70,6 +71,8 @@ def visits(
             hold=hold, state=state, requested_at=soon, finished_at=soon, size=9_000, messages=9
         )
     make_token(olive, name="reports", scopes=["chat", "read"], lasts=None, by=olive)
+    live = live_version(prompt_draft.template.slug)
+    count_rating(live.pk, "production", None, up=2, down=1)
     admin = "admin:{}_changelist".format
     pages = {
         None: [
@@ -99,6 +102,7 @@ def visits(
             reverse("admin:prompts_prompttemplate_pause", args=[prompt_draft.template_id]),
             reverse("admin:prompts_promptversion_publish", args=[prompt_draft.pk]),
             reverse("admin:prompts_promptversion_restore", args=[live_version("support-agent").pk]),
+            reverse("admin:prompts_figures", args=[prompt_draft.template_id]),
         ],
         ravi: [
             *(reverse("admin:index"), reverse(admin("audit_entry"))),

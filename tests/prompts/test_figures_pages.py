@@ -154,16 +154,26 @@ def test_the_early_access_stands_apart(turns, release):
     assert line(release, "Errors").canary == reports.UNKNOWN
 
 
+def test_a_few_replies_that_were_deleted_leave_the_rest_to_stand_for_all(turns, release, publisher):
+    turns.of(Arm.PRODUCTION, 20)
+    turns.of(Arm.CANARY, 20, failing=0.5)
+    Message.objects.filter(pk=release.replies.first().pk).delete()
+    assert line(release, "Errors").difference_range
+    page = publisher.get(f"/admin/prompts/release/{release.pk}/change/").content.decode()
+    assert "1 of these replies was deleted since" in page
+
+
 def test_sums_stay_without_intervals_when_replies_were_purged(turns, release, publisher):
     turns.of(Arm.PRODUCTION, 20, failing=0.5)
     turns.of(Arm.CANARY, 20, failing=0.5)
     before = line(release, "Errors")
-    Message.objects.filter(pk=release.replies.first().pk).delete()
+    old = release.replies.filter(arm=Arm.CANARY).values_list("pk", flat=True)
+    Message.objects.filter(pk__in=list(old)[: len(old) // 4]).delete()
     after = line(release, "Errors")
     assert (after.canary, after.production) == (before.canary, before.production)
     assert (after.canary_range, after.difference) == ("", "")
     page = publisher.get(f"/admin/prompts/release/{release.pk}/change/").content.decode()
-    assert "Replies of this release were deleted." in page
+    assert "Many replies of this release were deleted." in page
 
 
 def test_two_queries_for_both_arms(turns, release, django_assert_num_queries):
