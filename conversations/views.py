@@ -296,7 +296,8 @@ def _as_rated(
     if rated:
         address["rated"] = str(rated)
     path = reverse("conversation", args=[reply.conversation_id])
-    return redirect(f"{path}?{address.urlencode()}#tools-{reply.pk}")
+    query = f"?{address.urlencode()}" if address else ""
+    return redirect(f"{path}{query}#tools-{reply.pk}")
 
 
 def _unfit(

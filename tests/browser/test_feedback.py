@@ -125,7 +125,7 @@ def test_a_rating_that_can_not_be_kept_says_so(chat: Chat):
     assert not Feedback.objects.exists()
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1280)])
 def test_axe_finds_nothing_in_open_feedback(
     chat_of, olive: User, ended: Conversation, scheme: str, width: int
 ):

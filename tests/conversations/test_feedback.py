@@ -8,6 +8,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Sum
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from prometheus_client import REGISTRY
 
 from audit.models import Entry
 from conversations.feedback import MAX_COMMENT_CHARACTERS, Opinion, UnfitOpinion, rate, unrate
@@ -148,6 +149,17 @@ def test_the_log_learns_thumb_and_reasons_and_never_the_words(reply, olive, give
     assert "secret" not in str(list(entries.values()))
 
 
+def test_thumbs_are_shown_to_prometheus_when_they_change(give, django_capture_on_commit_callbacks):
+    def shown() -> float:
+        return REGISTRY.get_sample_value("parley_ratings_total", {"rating": "down"}) or 0
+
+    before = shown()
+    with django_capture_on_commit_callbacks(execute=True):
+        give(DOWN)
+        give(DOWN, ["other"])
+    assert shown() == before + 1
+
+
 # --- the page ---------------------------------------------------------------------------------
 
 
@@ -204,7 +216,7 @@ def test_without_a_script_the_page_comes_back_at_the_reply_as_it_was_shown(reply
 
 def test_without_a_referrer_it_is_the_conversation_that_comes_back(reply, olive_client):
     answer = olive_client.post(address(reply), {"rating": ""}, HTTP_REFERER="https://evil.example/")
-    assert answer.url == f"{page(reply)}?#tools-{reply.pk}"
+    assert answer.url == f"{page(reply)}#tools-{reply.pk}"
 
 
 @pytest.mark.parametrize("how", [{}, SCRIPT])

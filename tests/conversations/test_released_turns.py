@@ -14,11 +14,13 @@ from django.utils import timezone
 from accounts.models import User
 from audit.models import Entry
 from audit.trail import acting_as
-from conversations.models import Conversation, Message
+from conversations.feedback import Opinion, rate
+from conversations.models import Conversation, Message, Rating, Satisfaction
+from conversations.satisfaction import give
 from conversations.turn import continue_turn, start_turn
 from conversations.turn.opening import Program
 from prompts import publishing, rollout
-from prompts.models import Arm, PromptTemplate, PromptVersion, Release
+from prompts.models import Arm, PromptTemplate, PromptVersion, Release, VersionFigures
 from prompts.publishing import Terms
 from prompts.rollout import Plan, Step
 from tests.conversations.doors import program_of, replies, slow, streamed
@@ -262,6 +264,23 @@ def test_a_release_costs_a_turn_no_statement(ask, released, olive, django_assert
     with django_assert_num_queries(11 + savepoint):
         ask(by=olive)
     assert told(turn) == NEW
+
+
+def test_what_people_think_counts_for_the_release_and_its_arm(ask, released, olive):
+    release = released.begin()
+    turn = ask()
+    reply, conversation = stored(turn), ended(turn)
+    rate(olive, conversation.pk, reply.pk, Opinion(Rating.DOWN))
+    rate(olive, conversation.pk, reply.pk, Opinion(Rating.UP))
+    Satisfaction.objects.create(conversation=conversation, asked_at=timezone.now())
+    give(olive, conversation.pk, 4)
+    counted = VersionFigures.objects.exclude(thumbs_up=0, satisfaction_count=0)
+    assert set(counted.values_list("version", "release", "arm")) == {
+        (released.version.pk, release.pk, Arm.CANARY)
+    }
+    kept = Satisfaction.objects.get()
+    assert (kept.prompt_version, kept.release, kept.arm) == (released.version, release, "canary")
+    assert release.tallies.get(kind="ratings").thumbs_down == 1  # the first one alone
 
 
 def test_the_sample_of_a_step_counts_people_and_turns_of_the_canary(ask, released, olive):
