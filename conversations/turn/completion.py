@@ -119,7 +119,9 @@ class GuardedCall:
     def prices(self) -> str:
         """USD per million tokens of input, of cached input and of output."""
         price = self._price
-        return " / ".join(f"{each:f}" for each in (price.input, price.cached_input, price.output))
+        return " / ".join(
+            f"{each.normalize():f}" for each in (price.input, price.cached_input, price.output)
+        )
 
     @property
     def _price(self) -> Price:

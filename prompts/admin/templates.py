@@ -329,8 +329,7 @@ class PromptTemplateAdmin(DiscreetAdmin):
             "is_open": is_open,
             "may_try": may_try(user),
             "may_evaluate": may_evaluate(user),
-            "evaluation": gate.shown_runs(version.template).get(version.content_hash),
-            "gate": gate.missing(version.template, version) if version.is_draft else "",
+            **_gate_of(version.template, version),
             "told": _told(version),
             "own": user.pk in version.contributors,
             "settings": compare(Terms(""), Terms.of(version)).settings,
@@ -434,7 +433,7 @@ class PromptTemplateAdmin(DiscreetAdmin):
             "act": act,
             "trouble": trouble,
             "own": version is not None and request.user.pk in version.contributors,
-            "gate": gate.missing(template, version) if version and act == "publish" else "",
+            **(_gate_of(template, version) if version and act == "publish" else {}),
             "comparison": _compared(template.live_version, version),
         }
         response = self._page(request, "act", f"{verb}: {template.name}", **context)
@@ -508,6 +507,14 @@ def _compared(left: PromptVersion | None, right: PromptVersion | None) -> Compar
     if right is None or (left and left.pk == right.pk):
         return None
     return compare(Terms.of(left) if left else Terms(""), Terms.of(right))
+
+
+def _gate_of(template: PromptTemplate, version: PromptVersion) -> dict[str, Any]:
+    """Return what keeps a draft from being published, and its last evaluation. Three queries."""
+    return {
+        "gate": gate.missing(template, version) if version.is_draft else "",
+        "evaluation": gate.shown_runs(template).get(version.content_hash),
+    }
 
 
 def _told(version: PromptVersion) -> str:

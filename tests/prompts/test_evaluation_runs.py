@@ -14,7 +14,7 @@ from accounts.access import Denied, System
 from audit.models import Entry
 from audit.trail import acting_as
 from benchmarks.provider_simulator import forget_requests, recorded_requests, running_simulator
-from prompts import publishing
+from prompts import publishing, tasks
 from prompts.evaluation import engine, runs, sets
 from prompts.models import (
     EvaluationResult,
@@ -212,7 +212,7 @@ def test_a_model_judges_by_the_rubric_and_its_model_price_and_rubric_are_stored(
     (verdict,) = run.results.get(case_id="a").verdicts
     assert verdict["score"] == 0.8
     assert verdict["reason"] == "It is kind."
-    assert (verdict["judge"], verdict["prices"]) == ("judging", "1.000000 / 1.000000 / 2.000000")
+    assert (verdict["judge"], verdict["prices"]) == ("judging", "1 / 1 / 2")
     assert len(verdict["rubric"]) == 64
     told = recorded_requests(judging)[0]["messages"]
     assert "The reply is kind." in told[0]["content"]
@@ -434,6 +434,22 @@ def test_a_process_that_ends_lets_the_run_wait_for_another(draft, iris, provider
     run = worked(run)
     assert (run.state, run.passed, run.uncertain) == (State.FINISHED, 8, 0)
     assert set(asked(provider).values()) == {1}
+
+
+def test_a_worker_is_asked_again_for_what_nobody_took(draft, iris, monkeypatch, provider):
+    handed: list[list[str]] = []
+    monkeypatch.setattr(runs.current_app, "send_task", lambda _, args, **_o: handed.append(args))
+    run = runs.begin(draft, stored(iris, case("a")), by=iris)
+    assert handed == [[str(run.pk)]]
+    runs.tend(timezone.now())
+    assert len(handed) == 1, "it was handed over just now"
+    runs.tend(timezone.now() + timedelta(minutes=1))
+    assert len(handed) == 2
+    for _ in handed:
+        tasks.run_evaluation(str(run.pk))
+    run.refresh_from_db()
+    assert (run.state, run.passed) == (State.FINISHED, 1)
+    assert asked(provider) == {"a": 1}
 
 
 # --- who, and what can't be ----------------------------------------------------------------------
