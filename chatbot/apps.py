@@ -32,6 +32,10 @@ class ParleyAdminSite(admin.AdminSite):
 
         return super().admin_view(noted(view), cacheable)
 
+    def each_context(self, request: Any) -> dict[str, Any]:
+        """Tell each page whether an AI is connected."""
+        return {**super().each_context(request), "provider_is_demo": settings.PROVIDER_IS_DEMO}
+
     def login(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:

@@ -27,7 +27,7 @@ _SETS = Path(__file__).parent / "evaluation" / "built_in"
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """A template with its first wording. Its evaluation set has the same slug and name."""
+    """A template with its first wording. Its evaluation set has the same slug."""
 
     slug: str
     name: str
@@ -171,7 +171,7 @@ def _seeded(built_in: BuiltIn) -> EvaluationSet:
     which, _ = EvaluationSet.objects.get_or_create(
         slug=built_in.slug,
         defaults={
-            "name": built_in.name,
+            "name": f"{built_in.name} basics",
             "purpose": f"What a version of {built_in.name} has to do, and to refuse",
         },
     )

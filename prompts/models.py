@@ -1017,6 +1017,7 @@ class ScheduledEvaluation(models.Model):
     told_at = models.DateTimeField(null=True, help_text="When a fall was told of.")
 
     class Meta:
+        verbose_name_plural = "schedule"
         ordering = ("-at",)
         indexes = (models.Index(fields=["template", "-at"], name="scheduled_evaluations"),)
 

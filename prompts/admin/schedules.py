@@ -10,7 +10,8 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.urls import path
+from django.urls import path, reverse
+from django.utils.html import format_html
 
 from accounts.access import allowed
 from accounts.admin import DiscreetAdmin
@@ -69,7 +70,7 @@ class PlanForm(NoteForm):
 class ScheduledEvaluationAdmin(DiscreetAdmin):
     """Scheduled evaluations: read by those who may see prompts, planned by publishers."""
 
-    list_display = ("at", "version", "score", "result")
+    list_display = ("at", "about", "score", "result")
     list_display_links = None
     list_select_related = ("version__template", "run")
     list_filter = ("result", "template")
@@ -95,6 +96,18 @@ class ScheduledEvaluationAdmin(DiscreetAdmin):
     def has_module_permission(self, request: HttpRequest) -> bool:
         """Do as `has_view_permission`."""
         return self.has_view_permission(request)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show those of all templates."""
+        return super().changelist_view(request, {"title": "Scheduled evaluations"})
+
+    @admin.display(description="version")
+    def about(self, evaluation: ScheduledEvaluation) -> str:
+        """Return the version as a link to what is planned for its template."""
+        page = reverse(PAGE, args=[evaluation.template_id])
+        return format_html('<a href="{}">{}</a>', page, evaluation.version)
 
     @admin.display(description="passed", empty_value="–")
     def score(self, evaluation: ScheduledEvaluation) -> str | None:

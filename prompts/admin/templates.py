@@ -273,7 +273,6 @@ class PromptTemplateAdmin(DiscreetAdmin):
             "basis": template.live_version or (versions[0] if versions else None),
             "may_pause": template.slug != GENERAL_ASSISTANT and template.live_version_id,
             "may_view_audit": allowed(request.user, Permission.VIEW_AUDIT),
-            "may_gate": allowed(request.user, Permission.GATE_PROMPTS),
             "required_percent": gate.percent_of(template.required_score),
         }
         return self._page(request, "template", template.name, **context)
@@ -449,6 +448,7 @@ class PromptTemplateAdmin(DiscreetAdmin):
             "title": title,
             "may_edit": allowed(request.user, Permission.EDIT_PROMPTS),
             "may_publish": allowed(request.user, Permission.PUBLISH_PROMPTS),
+            "may_gate": allowed(request.user, Permission.GATE_PROMPTS),
             **more,
         }
         return TemplateResponse(request, f"admin/prompts/prompttemplate/{name}.html", context)

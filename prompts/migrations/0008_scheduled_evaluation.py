@@ -117,6 +117,7 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
+                "verbose_name_plural": "schedule",
                 "ordering": ("-at",),
                 "indexes": [models.Index(fields=["template", "-at"], name="scheduled_evaluations")],
             },

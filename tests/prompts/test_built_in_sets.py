@@ -5,14 +5,18 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 
 from audit.models import Entry
-from prompts import builtin
+from audit.trail import acting_as
+from prompts import builtin, publishing
 from prompts.builtin import BUILT_IN, BuiltIn, seed, seed_sets
 from prompts.evaluation.cases import Case, read
 from prompts.evaluation.checks import Check, Reply, decided
 from prompts.evaluation.sets import store_version
 from prompts.models import EvaluationSet, PromptTemplate
+from prompts.publishing import Terms
 from prompts.rendering import compiled, declared
 from prompts.serving import known_now
 
@@ -184,3 +188,27 @@ def test_a_template_that_is_new_has_to_pass_its_set(ours):
 def test_a_template_that_was_there_keeps_the_gate_that_it_has():
     seed()
     assert not PromptTemplate.objects.exclude(required_set=None).exists()
+
+
+@pytest.mark.django_db
+def test_whoever_may_not_publish_yet_reads_why_and_what_to_do(ours, make_user, settings):
+    settings.PROVIDER_IS_DEMO = True
+    PromptTemplate.objects.filter(slug="summariser").update(required_set=ours)
+    template = PromptTemplate.objects.get(slug="summariser")
+    iris, mei = make_user("iris", "prompt_editor"), make_user("mei", "prompt_publisher")
+    with acting_as(iris):
+        draft = publishing.begin_draft(template, Terms("Be brief."), by=iris)
+    client = Client()
+    client.force_login(mei)
+    page = reverse("admin:prompts_promptversion_publish", args=[draft.pk])
+    told = client.get(page).content.decode()
+    assert "has to pass Summariser basics with 90" in told
+    assert "Evaluate…" in told
+    assert "No AI is connected" in told
+    assert reverse("admin:prompts_prompttemplate_gate", args=[template.pk]) in told
+    with acting_as(mei):
+        lifted = publishing.require_evaluation(
+            template, None, template.required_score, note="No AI here", by=mei
+        )
+        publishing.publish(draft, content_hash=draft.content_hash, note="Trial", by=mei)
+    assert PromptTemplate.objects.get(pk=lifted.pk).live_version == draft

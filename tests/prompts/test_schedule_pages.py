@@ -41,7 +41,7 @@ def test_a_publisher_plans_it_from_the_template_s_page(template, page, client_of
     assert page in shown.content.decode()
     assert mei.post(page, _planned()).status_code == 302
     told = mei.get(page).content.decode()
-    assert "with Summariser every 14 days, for $0.50 at most" in told
+    assert "with Summariser basics every 14 days, for $0.50 at most" in told
     template.refresh_from_db()
     assert template.scheduled_set.slug == "summariser"
 
@@ -85,10 +85,17 @@ def test_what_followed_is_listed(template, page, client_of):
         result="not_begun",
         trouble="The model has no price yet.",
     )
+    numbers = {"fell": 0, "rose": 2, "p": 1.0, "alpha": 0.001}
+    ScheduledEvaluation.objects.create(
+        template=template, version=template.live_version, result="held", numbers=numbers
+    )
     iris = client_of("prompt_editor")
-    assert "Could not begin: The model has no price yet." in iris.get(page).content.decode()
+    told = iris.get(page).content.decode()
+    assert "Could not begin: The model has no price yet." in told
+    assert '<td class="num">0</td><td class="num">2</td>' in told
     listed = iris.get(reverse("admin:prompts_scheduledevaluation_changelist"))
     assert "could not begin" in listed.content.decode()
+    assert page in listed.content.decode()
 
 
 def test_there_is_no_page_for_an_unknown_template(client_of):
