@@ -514,17 +514,15 @@ class ReleaseDecision(models.Model):
     def says(self) -> str:
         """What was decided, in words."""
         word = str(self.get_verb_display()).capitalize()
-        moved = self.verb in {self.Verb.BEGAN, self.Verb.ADVANCED} and self.share
-        return f"{word}: {percent(self.share)}" if moved else word
+        if self.verb not in {self.Verb.BEGAN, self.Verb.ADVANCED}:
+            return word
+        return f"{word}: {percent(self.share) if self.share else 'early access'}"
 
     @property
-    def figures(self) -> list[tuple[str, Any]]:
-        """The figures that are plain numbers, by name; the log has all of them."""
-        return [
-            (name.replace("_", " "), number)
-            for name, number in self.numbers.items()
-            if isinstance(number, int | float | str)
-        ]
+    def figures(self) -> str:
+        """The sample of the step and how long it ran, in words; the log has all numbers."""
+        sample = [(name, self.numbers.get(name)) for name in ("people", "turns", "minutes")]
+        return ", ".join(f"{number:,} {name}" for name, number in sample if number is not None)
 
 
 # --- guards --------------------------------------------------------------------------------------

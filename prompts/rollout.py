@@ -160,7 +160,8 @@ class Progress:
             _counted(step.turns - self.turns, "turn", "turns"),
             _lasting(step.minutes - self.minutes),
         ]
-        return ", ".join(filter(None, missing))
+        *first, last = [part for part in missing if part] or [""]
+        return f"{', '.join(first)} and {last}" if first else last
 
     @property
     def ran(self) -> str:
@@ -186,9 +187,9 @@ def _hours(minutes: int) -> str:
 
 
 def _lasting(minutes: int) -> str:
-    if minutes <= 0:
-        return ""
-    return f"{minutes} more min" if minutes < 120 else f"{-(-minutes // 60)} more h"
+    if minutes < 120:
+        return _counted(minutes, "minute", "minutes")
+    return _counted(-(-minutes // 60), "hour", "hours")
 
 
 def steps_of(release: Release) -> list[Step]:

@@ -226,21 +226,21 @@ class BeginForm(forms.Form):
     early_role = forms.ChoiceField(
         choices=[("", "No role"), *((slug, role.label) for slug, role in ROLES.items())],
         required=False,
-        label="Early access for a role",
+        label="For everybody with the role",
     )
     early_people = forms.CharField(
         required=False,
-        label="and for named people",
+        label="And for these people",
         widget=forms.Textarea(attrs={"rows": 3}),
         help_text="Their email addresses, one on each line.",
     )
     early_minimum = forms.IntegerField(
-        required=False, label="People of it who asked", initial=EARLY.people
+        required=False, label="People, at least", initial=EARLY.people
     )
-    early_turns = forms.IntegerField(required=False, label="Their turns", initial=EARLY.turns)
+    early_turns = forms.IntegerField(required=False, label="Turns, at least", initial=EARLY.turns)
     early_hours = forms.DecimalField(
         required=False,
-        label="Hours",
+        label="Hours, at least",
         max_digits=7,
         decimal_places=2,
         initial=f"{EARLY.minutes / 60:g}",

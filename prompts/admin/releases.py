@@ -186,6 +186,7 @@ def _shown(release: Release) -> dict[str, Any]:
     """Return what the page of a release shows. Nine queries at most."""
     can_be_bound = release.is_under_way and not guards.is_begun(release)
     progress = rollout.progress_of(release) if release.is_under_way else None
+    standing = guards.standing(release)
     return {
         "release": release,
         "version": release.version,
@@ -195,7 +196,8 @@ def _shown(release: Release) -> dict[str, Any]:
         "steps": rollout.steps_of(release),
         "early_role": ROLES[release.early_role].label if release.early_role in ROLES else "",
         "early_people": User.objects.filter(pk__in=release.early_people).order_by("name", "email"),
-        "guards": guards.standing(release),
+        "guards": standing,
+        "is_compared": any(line.canary for line in standing),
         "compared": arm_comparison.compared(release),
         "bounds": BoundsForm(initial=asdict(guards.bounds_of(release))) if can_be_bound else None,
         "decisions": release.decisions.select_related("by"),

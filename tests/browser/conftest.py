@@ -22,9 +22,11 @@ from audit.sealing import seal
 from audit.trail import acting_as, record
 from conversations.models import Conversation, Message, PurgeRun
 from conversations.retention import purge
-from prompts.models import PromptVersion
-from prompts.publishing import Terms, begin_draft
+from prompts import rollout
+from prompts.models import PromptVersion, Release
+from prompts.publishing import Terms, begin_draft, publish
 from prompts.rendering import Kind, Variable
+from prompts.rollout import Plan, Step
 from prompts.serving import live_version
 from tests.audit.conftest import SEED, behind_the_triggers
 from tests.browser.chat import Chat
@@ -168,6 +170,23 @@ def prompt_draft(live: LiveServer, make_user) -> PromptVersion:
     terms = Terms("\n".join([*lines, "Sign as the team.", ""]), variables, "", {"temperature": 0.2})
     with acting_as(iris):
         return begin_draft(first.template, terms, by=iris)
+
+
+@pytest.fixture
+def releases(prompt_draft: PromptVersion, publisher: User) -> list[Release]:
+    """One of the summariser that is under way, one that was rolled back."""
+    iris, mei = prompt_draft.author, publisher
+    template = live_version("summariser").template
+    with acting_as(iris):
+        draft = begin_draft(template, Terms("Three sentences at most."), by=iris)
+    version = publish(
+        draft, content_hash=draft.content_hash, note="Agreed", by=mei, for_release=True
+    )
+    first = rollout.begin(version, Plan(), note="First look", by=mei)
+    rollout.roll_back(first, note="Too short for minutes of meetings", by=mei)
+    plan = Plan(early_role="operator", early_people=[iris.pk], early=Step(0))
+    second = rollout.begin(version, plan, note="Again, with the operators first", by=mei)
+    return [first, rollout.advance(second, note="They like it", by=mei)]
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ from conversations.break_glass.grants import Asked, ask, end
 from conversations.models import Conversation, Erasure, PersonExport, PurgeRun
 from conversations.retention import holds
 from prompts.figures import count_rating
-from prompts.models import PromptVersion
+from prompts.models import PromptVersion, Release
 from prompts.serving import live_version
 from tests.browser.chat import Chat
+from tests.browser.workplace import play
 
 pytestmark = pytest.mark.browser
 
-PARTS = 6
+PARTS = 7
 """Into so many tests the pages are divided: each ends within the time limit, also under load."""
 MOST_BYTES = 120 * 1024
 MOST_REQUESTS = 12
@@ -52,6 +53,7 @@ def visits(
     purges: list[PurgeRun],
     prompt_draft: PromptVersion,
     publisher: User,
+    releases: list[Release],
     settings,
 ) -> Visits:
     """Go through all kinds of pages, each as somebody who sees it."""
@@ -103,6 +105,10 @@ def visits(
             reverse("admin:prompts_promptversion_publish", args=[prompt_draft.pk]),
             reverse("admin:prompts_promptversion_restore", args=[live_version("support-agent").pk]),
             reverse("admin:prompts_figures", args=[prompt_draft.template_id]),
+            reverse("admin:prompts_prompttemplate_change", args=[releases[0].template_id]),
+            reverse("admin:prompts_promptversion_change", args=[releases[0].version_id]),
+            reverse("admin:prompts_release_begin", args=[releases[0].version_id]),
+            *(reverse("admin:prompts_release_change", args=[one.pk]) for one in releases),
         ],
         ravi: [
             *(reverse("admin:index"), reverse(admin("audit_entry"))),
@@ -133,6 +139,9 @@ def visits(
             reverse(admin("prompts_prompttemplate")),
             reverse("admin:prompts_prompttemplate_change", args=[prompt_draft.template_id]),
             reverse("admin:prompts_promptversion_change", args=[prompt_draft.pk]),
+            reverse(admin("prompts_release")),
+            reverse("admin:prompts_release_change", args=[releases[-1].pk]),
+            reverse("admin:prompts_figures", args=[releases[-1].template_id]),
         ],
     }
 
@@ -194,6 +203,19 @@ def test_refusals_and_a_reply_in_the_making_are_as_accessible(chat: Chat):
     chat.expect_finished()
     _examine(chat.page)
     assert _findings(chat.page) == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
+def test_replies_in_the_playground_are_as_accessible(
+    new_context, prompt_draft: PromptVersion, scheme: str, width: int
+):
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 6000}}
+    page = new_context(prompt_draft.author, **options).new_page()
+    page.goto(reverse("admin:prompts_promptversion_change", args=[prompt_draft.pk]))
+    for question in ("Hello", sim(text="One two three.", reset_after=2)):
+        play(page, question)
+        expect(page.locator(".trial-reply .evidence")).to_have_count(2)
+        assert _findings(page) == []
 
 
 def test_a_cold_chat_page_is_light(new_context, olive: User, everything: Conversation):

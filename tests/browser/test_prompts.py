@@ -13,17 +13,13 @@ from conversations.models import Conversation, Message, Reservation
 from prompts.models import PromptTemplate, PromptVersion
 from prompts.serving import live_version
 from tests.browser.chat import Chat, last_reply
+from tests.browser.workplace import play
 
 pytestmark = pytest.mark.browser
 
 
 def open_version(page: Page, version: PromptVersion) -> None:
     page.goto(reverse("admin:prompts_promptversion_change", args=[version.pk]))
-
-
-def play(page: Page, question: str) -> None:
-    page.get_by_label("A question as people would ask it").fill(question)
-    page.get_by_role("button", name="Try").click()
 
 
 @pytest.fixture

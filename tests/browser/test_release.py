@@ -14,7 +14,7 @@ from prompts.arms import is_drawn
 from prompts.models import Release
 from prompts.tasks import watch_releases
 from tests.browser.chat import Chat, last_reply
-from tests.browser.test_prompts import play
+from tests.browser.workplace import play
 from tests.conftest import LiveServer
 
 pytestmark = pytest.mark.browser
@@ -117,7 +117,7 @@ def test_a_release_from_the_first_word_to_everybody_and_back(
 
     begin(page, [("10", "1", "1"), ("50", "0", "0")])
     expect(page.get_by_role("button", name="Raise to 50")).to_be_disabled()
-    expect(page.locator("#decide")).to_contain_text("opens after 1 more person, 1 more turn")
+    expect(page.locator("#decide")).to_contain_text("opens after 1 more person and 1 more turn")
     inside = drawn(members, TENTH)
     outside = [one for one in members if one not in inside]
     joins = drawn(outside, HALF)[0]

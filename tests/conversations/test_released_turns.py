@@ -290,7 +290,7 @@ def test_the_sample_of_a_step_counts_people_and_turns_of_the_canary(ask, release
     ask(by=released.mei)  # still being written
     progress = rollout.progress_of(release)
     assert (progress.people, progress.turns) == (1, 2)
-    assert progress.lacking == "1 more person, 1 more turn"
+    assert progress.lacking == "1 more person and 1 more turn"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -98,7 +98,7 @@ def test_from_publishing_to_production(people, publisher):
     publisher.post(page_of(release), {"act": "advance", "step": "0", "note": "Fine"})
     page = publisher.get(page_of(release))
     assert "Put v2 into production" in words(page)
-    assert re.search(r"Mei Advanced: 50 % turns 0, people 0, minutes 0 Fine", words(page))
+    assert re.search(r"Mei Advanced: 50 % 0 people, 0 turns, 0 minutes Fine", words(page))
     page = publisher.post(
         page_of(release), {"act": "finish", "step": "1", "note": "For all"}, follow=True
     )
@@ -134,7 +134,7 @@ def test_a_pause_and_what_a_step_waits_for(version, people, publisher):
     steps = (Step(100, people=3, turns=9, minutes=90), Step(500))
     release = rollout.begin(version, Plan(steps), note="Go", by=people["mei"])
     page = words(publisher.get(page_of(release)))
-    assert "5 % opens after 3 more people, 9 more turns, 90 more min." in page
+    assert "5 % opens after 3 more people, 9 more turns and 90 more minutes." in page
     assert re.search(r"1 % now 0 of 3 0 of 9 0 min of 90 min", page)
     early = publisher.post(page_of(release), {"act": "advance", "step": "0", "note": "On"})
     assert "This step is not done" in words(early)

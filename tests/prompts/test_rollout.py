@@ -217,7 +217,7 @@ def test_nobody_goes_on_from_a_step_that_they_did_not_see(release, mei, verb):
 def test_a_step_waits_for_its_sample_and_its_time(version, mei):
     plan = Plan(steps=(Step(1_000, people=1, turns=2, minutes=300), Step(5_000)))
     release = rollout.begin(version, plan, note="Go", by=mei)
-    sentence = "waits for 1 more person, 2 more turns, 5 more h"
+    sentence = "waits for 1 more person, 2 more turns and 5 more hours"
     with pytest.raises(NotPossible, match=sentence):
         rollout.advance(release, note="On", by=mei)
     with pytest.raises(NotPossible, match=sentence):
@@ -244,7 +244,7 @@ def test_the_time_of_a_pause_does_not_count(version, mei):
     )
     release = rollout.resume(release, note="Fine", by=mei)
     assert rollout.progress_of(release).minutes == 45
-    with pytest.raises(NotPossible, match="15 more min"):
+    with pytest.raises(NotPossible, match="15 more minutes"):
         rollout.advance(release, note="On", by=mei)
     with pytest.raises(NotPossible, match="not paused"):
         rollout.resume(release, note="Fine", by=mei)
