@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from django.apps import apps
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 from psycopg.errors import DeadlockDetected
 
 # The running server announces itself once; its row must outlive a test.
@@ -28,7 +28,7 @@ SELECT '{table}', size > {large}, CASE WHEN size <= {large}
 FROM pg_relation_size('{table}') size
 """
 _GUARDS = """
-SELECT tgrelid::regclass::text, array_agg(tgname::text) FROM pg_trigger
+SELECT tgrelid::regclass::text, array_agg(tgname::text ORDER BY tgname) FROM pg_trigger
 WHERE tgenabled = 'A' GROUP BY 1
 """
 
@@ -69,6 +69,12 @@ class FirstState:
 
     def bring_back(self) -> None:
         """Make all tables hold this again."""
+        despite_deadlocks(self._bring_back)
+
+    @transaction.atomic
+    def _bring_back(self) -> None:
+        # Whoever still writes is waited for: what they commit later would not be seen.
+        _execute(f"LOCK TABLE {', '.join(self.fingerprints)} IN SHARE ROW EXCLUSIVE MODE")
         found = _look(self.fingerprints)
         if any(each.is_large for each in found):
             changed = list(self.fingerprints)
@@ -79,12 +85,9 @@ class FirstState:
             ]
             emptying = [f"DELETE FROM {table}" for table in changed]
         if changed:
-            statements = ";".join(self._statements(changed, emptying))
-            despite_deadlocks(lambda: _execute(statements))
+            _execute(";".join(self._statements(changed, emptying)))
 
     def _statements(self, changed: list[str], emptying: list[str]) -> Iterator[str]:
-        # Whoever still writes is waited for.
-        yield f"LOCK TABLE {', '.join(changed)} IN SHARE ROW EXCLUSIVE MODE"
         yield from self._switched(changed, "DISABLE TRIGGER")
         yield from emptying
         yield from (self.insertions[table] for table in changed if table in self.insertions)

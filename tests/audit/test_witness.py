@@ -177,7 +177,7 @@ def test_of_many_at_once_one_wins(place):
 @pytest.fixture
 def server(place) -> Iterator[tuple[str, int]]:
     with WitnessServer(("127.0.0.1", 0), started(place)[0]) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield "127.0.0.1", server.server_port
         server.shutdown()

@@ -21,7 +21,9 @@ from prompts.figures import count_rating
 from prompts.models import PromptVersion, Release
 from prompts.serving import live_version
 from tests.browser.chat import Chat
+from tests.browser.conftest import session_cookie
 from tests.browser.workplace import play
+from tests.conftest import LiveServer
 
 pytestmark = pytest.mark.browser
 
@@ -54,6 +56,7 @@ def visits(
     prompt_draft: PromptVersion,
     publisher: User,
     releases: list[Release],
+    live: LiveServer,
     settings,
 ) -> Visits:
     """Go through all kinds of pages, each as somebody who sees it."""
@@ -146,8 +149,12 @@ def visits(
     }
 
     def visit(part: int) -> Iterator[tuple[str, Page]]:
+        # One page for all: a new context costs more than most visits.
+        page = new_context().new_page()
         for person, paths in pages.items():
-            page = new_context(person).new_page()
+            page.context.clear_cookies()
+            if person:
+                page.context.add_cookies([{"url": live.url, **session_cookie(person)}])
             for path in paths[part::PARTS]:
                 page.goto(path)
                 yield f"{person.name if person else 'nobody'} at {path}", page

@@ -11,7 +11,8 @@ from conversations.models import Hold, RetentionPolicy
 from conversations.retention import holds
 from tests.flush import despite_deadlocks
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# Each goes through all migrations of an app twice, which takes long on a busy machine.
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 BEFORE = "0007"
 
 
