@@ -169,7 +169,7 @@ def _runs(values: Sequence[Value]) -> list[list[tuple[int, float]]]:
 
 def _round_up(value: float) -> float:
     """Return the next number that divides into the steps of the axis and reads well."""
-    if value <= 0:
+    if value < 1e-9:  # nothing that could be seen
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value / _STEPS))
     return next(

@@ -1,4 +1,4 @@
-"""The pages of evaluations in a browser: for everybody, on any screen, and live while a run goes."""
+"""The pages of evaluations in a browser: for everybody, on any screen, live while a run goes."""
 
 import threading
 from collections.abc import Callable

@@ -76,8 +76,8 @@ def visits(
             hold=hold, state=state, requested_at=soon, finished_at=soon, size=9_000, messages=9
         )
     make_token(olive, name="reports", scopes=["chat", "read"], lasts=None, by=olive)
-    live = live_version(prompt_draft.template.slug)
-    count_rating(live.pk, "production", None, up=2, down=1)
+    told = live_version(prompt_draft.template.slug)
+    count_rating(told.pk, "production", None, up=2, down=1)
     admin = "admin:{}_changelist".format
     pages = {
         None: [

@@ -113,7 +113,7 @@ def test_a_judgement_that_can_not_be_read_is_not_passed(evaluate):
         (("summariser@draft", "--set", "tests"), "has no version “draft”"),
         (
             ("summariser@v1", "--set", "other"),
-            "no evaluation set other with cases; there are tests",
+            "no evaluation set other with cases; there are general-assistant,",
         ),
         (("summariser@v1",), "Name what to evaluate"),
         (("summariser@v1", "--set", "tests", "--limit-usd", "0.0"), "above $0"),

@@ -577,7 +577,7 @@ def test_a_gate_is_changed_by_publishers_and_administrators_with_a_note(template
         publishing.require_evaluation(template, set_version.set, Decimal(1), note=" ", by=mei)
     _gated(template, set_version, ada)
     publishing.require_evaluation(template, None, Decimal("0.9"), note="Not now", by=mei)
-    changed = entries("prompt.gate_changed")
+    changed = entries("prompt.gate_changed")[-2:]  # the built-in templates began with theirs
     assert [e.payload["now"]["set"] for e in changed] == ["tests", ""]
     assert changed[1].reason == "Not now"
 
