@@ -144,7 +144,6 @@ def visits(
             reverse("admin:prompts_promptversion_change", args=[prompt_draft.pk]),
             reverse(admin("prompts_release")),
             reverse("admin:prompts_release_change", args=[releases[-1].pk]),
-            reverse("admin:prompts_figures", args=[releases[-1].template_id]),
         ],
     }
 

@@ -127,6 +127,11 @@ def test_a_release_from_the_first_word_to_everybody_and_back(
     watch_releases()
 
     page.reload()
+    beside = page.get_by_role("region", name="Canary beside production", exact=True).last
+    expect(beside.get_by_role("columnheader")).to_have_text(
+        ["Per turn", "v1, production", "v2, canary", re.compile("Difference")]
+    )
+    expect(page.get_by_text("Canary: 1 turns of 1 person. Production: 1 turns")).to_be_visible()
     expect(guard(page, "Turns that failed")).to_contain_text("waiting")
     expect(page.get_by_role("row", name="10\N{NO-BREAK SPACE}% now")).to_contain_text("1 of 1")
     decide(page, "Raise to 50", "As good, and shorter")
