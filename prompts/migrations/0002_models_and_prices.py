@@ -3,7 +3,7 @@
 import django.core.validators
 import django.db.models.deletion
 import django.utils.timezone
-import prompts.models
+import prompts.models.catalogue
 import uuid_utils.compat
 from django.db import migrations, models
 
@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=uuid_utils.compat.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('slug', models.SlugField(unique=True)),
                 ('label', models.CharField(help_text='How people read it.', max_length=120)),
-                ('base_url', models.CharField(blank=True, help_text='Of the server, often ending with /v1. Empty: what OPENAI_BASE_URL says.', max_length=500, validators=[prompts.models.validate_server_address], verbose_name='base URL')),
+                ('base_url', models.CharField(blank=True, help_text='Of the server, often ending with /v1. Empty: what OPENAI_BASE_URL says.', max_length=500, validators=[prompts.models.catalogue.validate_server_address], verbose_name='base URL')),
                 ('secret_name', models.CharField(default='OPENAI_API_KEY', help_text="The secret's name in the environment, never the key itself.", max_length=120, validators=[django.core.validators.RegexValidator('\\A[A-Z][A-Z0-9_]*_API_KEY\\Z', 'Give the name of a secret, never the key: capitals, digits and _, ending with _API_KEY.')], verbose_name='name of the key')),
                 ('remote_name', models.CharField(blank=True, help_text='Empty: what OPENAI_MODEL says.', max_length=200, verbose_name='name at the provider')),
                 ('context_window', models.PositiveIntegerField(help_text='Tokens that prompt, conversation and reply may have together.', validators=[django.core.validators.MinValueValidator(1024)])),

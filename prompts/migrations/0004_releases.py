@@ -9,7 +9,7 @@ import uuid_utils.compat
 from django.conf import settings
 from django.db import migrations, models
 
-import prompts.models
+import prompts.models.releases
 
 # What the application checks with a sentence, the database refuses as well. ENABLE ALWAYS, so that
 # session_replication_role = replica does not switch the triggers off.
@@ -165,7 +165,7 @@ class Migration(migrations.Migration):
                 (
                     "salt",
                     models.BinaryField(
-                        default=prompts.models._new_salt,
+                        default=prompts.models.releases.new_salt,
                         help_text="Decides, with their id, where a person stands.",
                     ),
                 ),
