@@ -6,7 +6,7 @@ from django.db.migrations.operations import AddConstraint, AddField, AddIndex, C
 
 from chatbot.local.schema import PACKAGES
 
-FEW_ROWS = {"promptversion"}
+FEW_ROWS = {"prompttemplate", "promptversion"}
 OURS = sorted(key for key in MigrationLoader(None).disk_migrations if key[0] in PACKAGES)
 
 
