@@ -3,6 +3,7 @@
 import django.contrib.postgres.fields
 import django.db.models.deletion
 from django.conf import settings
+from django.contrib.postgres.operations import AddConstraintNotValid
 from django.db import migrations, models
 
 ARMS = [("production", "Production"), ("canary", "Canary"), ("early", "early access")]
@@ -37,7 +38,7 @@ class Migration(migrations.Migration):
                 size=None,
             ),
         ),
-        migrations.AddConstraint(
+        AddConstraintNotValid(
             "feedback",
             models.CheckConstraint(
                 condition=models.Q(

@@ -1,6 +1,6 @@
-"""Indexes of tables that are large when they come: built while rows go on being written."""
+"""Indexes and checks of tables that are large when they come: made while rows are written."""
 
-from django.contrib.postgres.operations import AddIndexConcurrently
+from django.contrib.postgres.operations import AddIndexConcurrently, ValidateConstraint
 from django.db import migrations, models
 
 
@@ -29,6 +29,7 @@ class Migration(migrations.Migration):
     dependencies = [("conversations", "0017_feedback_and_satisfaction")]
 
     operations = [
+        ValidateConstraint("feedback", "feedback_reasons_fit_the_thumb"),
         BuildIndex(
             "message",
             models.Index(
