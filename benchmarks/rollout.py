@@ -86,8 +86,8 @@ def _times(work: Callable[[], object]) -> list[float]:
 def _kinds(template_ids: list[UUID]) -> dict[str, Callable[[], object]]:
     """Return what is compared, by name."""
     from accounts.models import User  # noqa: PLC0415 - after Django's setup
-    from prompts.arms import Pin, pinned_first  # noqa: PLC0415
     from prompts.models import Arm  # noqa: PLC0415
+    from prompts.release.arms import Pin, pinned_first  # noqa: PLC0415
     from prompts.serving import chosen_before, wording_for  # noqa: PLC0415
 
     people = [User(pk=uuid4()) for _ in range(997)]

@@ -20,7 +20,7 @@ from functools import cache, partial
 from typing import NamedTuple
 
 from benchmarks.report import Table
-from prompts.sequential import (
+from prompts.release.sequential import (
     CANARY,
     PRODUCTION,
     USUAL_SCORE,
@@ -42,7 +42,7 @@ SHARES = (0.05, 0.25, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A metric as `prompts.guards` compares it, with the bound by default.
+    """A metric as `prompts.release.guards` compares it, with the bound by default.
 
     `steps` are the regressions that are tried: differences of a rate, factors of a quantity.
     """

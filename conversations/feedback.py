@@ -18,8 +18,10 @@ from accounts.models import User
 from audit.trail import record
 from chatbot import telemetry
 from conversations.models import Conversation, Feedback, Message, Rating
-from prompts import drift, figures, tallies
+from prompts import drift
+from prompts.figures import rollups
 from prompts.models import Arm
+from prompts.release import tallies
 
 MAX_COMMENT_CHARACTERS = 4000
 
@@ -158,7 +160,7 @@ def _tally(reply: Message, *, is_down: bool) -> None:
 
 def _count_in_figures(reply: Message, before: str | None, after: str | None) -> None:
     if reply.prompt_version_id:
-        figures.count_rating(
+        rollups.count_rating(
             reply.prompt_version_id,
             reply.arm,
             reply.release_id,

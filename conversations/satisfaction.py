@@ -25,7 +25,7 @@ from accounts.models import User
 from audit.trail import record
 from chatbot import telemetry
 from conversations.models import Conversation, Message, Satisfaction, SatisfactionPause
-from prompts import figures
+from prompts.figures import rollups
 
 LEAST_REPLIES = 3
 QUIET = timedelta(minutes=10)
@@ -128,7 +128,7 @@ def give(user: User, conversation_id: uuid.UUID, score: int) -> None:
     asked.arm = reply.arm
     asked.save()
     assert reply.prompt_version_id, "asked for replies that have one"
-    figures.count_satisfaction(reply.prompt_version_id, reply.arm, reply.release_id, score)
+    rollups.count_satisfaction(reply.prompt_version_id, reply.arm, reply.release_id, score)
     record(user, "satisfaction.given", asked.conversation, score=score)
     transaction.on_commit(lambda: telemetry.satisfaction.observe(score))
 

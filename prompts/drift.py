@@ -5,7 +5,7 @@
     declined(version, "evaluation", numbers)       by others who noticed, such as an evaluation
 
 A version's baseline are the first BASELINE_PEOPLE who rated it, over BASELINE_DAYS or more. Each
-day the people who rated it in the last WEEK are compared with them (`prompts.sequential`; one score
+day the people who rated it in the last WEEK are compared with them (`release.sequential`; one score
 for each person). A look errs with a probability of at most ALPHA / 365: with all that stays as it
 was, ALPHA is the probability of any mistaken alarm about a prompt within a year. Somebody of the
 baseline may rate again in the week. Such people are counted in both; where they rate alike, that
@@ -30,8 +30,8 @@ from accounts.access import System
 from audit.trail import record
 from chatbot.telemetry import prompt_declines
 from prompts.models import PromptTemplate, PromptVersion, RatingBaseline, RatingTally
+from prompts.release.sequential import Comparison
 from prompts.retraining import ask_for_retraining
-from prompts.sequential import Comparison
 
 logger = structlog.get_logger(__name__)
 

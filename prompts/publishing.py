@@ -252,7 +252,7 @@ def publish(
     draft: PromptVersion, *, content_hash: str, note: str, by: User, for_release: bool = False
 ) -> PromptVersion:
     """Make a draft immutable, as it was when its `content_hash` was read, and live: for everybody
-    at once, or for nobody yet, to be released step by step (`prompts.rollout`).
+    at once, or for nobody yet, to be released step by step (`prompts.release.rollout`).
 
     Raises Denied for who wrote a part of it, Refused, NotPossible, also without the evaluation that
     the template requires, and Conflict when the draft was changed after it was read.

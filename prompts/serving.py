@@ -25,8 +25,8 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from accounts.access import System
 from accounts.models import User
 from audit.trail import record_sparingly
-from prompts.arms import IN_PRODUCTION, Pin, UnderWay, standing
 from prompts.models import Arm, PromptTemplate, PromptVersion, Release
+from prompts.release.arms import IN_PRODUCTION, Pin, UnderWay, standing
 from prompts.rendering import Refused, compiled, declared
 
 logger = structlog.get_logger(__name__)

@@ -8,8 +8,9 @@ from celery.signals import worker_shutting_down
 from django.utils import timezone
 
 from chatbot.celery import LongTask
-from prompts import drift, guards
+from prompts import drift
 from prompts.evaluation import engine, runs, schedule
+from prompts.release import guards
 
 
 @shared_task(ignore_result=True)

@@ -29,7 +29,7 @@ from conversations.turn.counting import count_abandoned, ended_turn, tally
 from conversations.turn.events import TurnEnded
 from conversations.turn.policy import record_hits
 from conversations.turn.tokens import estimated_tokens
-from prompts.figures import COUNT, EndedTurn, turn_values
+from prompts.figures.rollups import COUNT, EndedTurn, turn_values
 from prompts.provider import Usage
 
 RUNNER_DEAD_AFTER = timedelta(seconds=6)

@@ -9,12 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from conversations.models import Message
-from prompts import figures
-from prompts.arms import Pin
-from prompts.figures import EndedTurn
+from prompts.figures import rollups
+from prompts.figures.rollups import EndedTurn
 from prompts.models import Arm
+from prompts.release.arms import Pin
+from prompts.release.tallies import tally_turn
 from prompts.serving import meant_for
-from prompts.tallies import tally_turn
 
 _FAILED = (Message.State.FAILED, Message.State.INTERRUPTED)
 
@@ -61,14 +61,14 @@ def _missed_by(reply: Message) -> UUID | None:
 def goes_on(reply: Message) -> None:
     """Take back what an ended reply counted as: it is continued, and will end again."""
     if turn := ended_turn(reply):
-        figures.count_turns([turn], sign=-1)
+        rollups.count_turns([turn], sign=-1)
 
 
 def count_abandoned(replies: Sequence[Message]) -> None:
     """Count replies whose process died, row and object closed: errors of their version and arm."""
     turns = [turn for reply in replies if (turn := ended_turn(reply))]
     if turns:
-        figures.count_turns(turns)
+        rollups.count_turns(turns)
     for reply in sorted(replies, key=lambda each: each.conversation.owner_id):
         if reply.release_id:
             tally(reply, reply.state, duration_ms=reply.duration_ms, cost_usd=reply.cost_usd)

@@ -25,9 +25,9 @@ from conversations.turn.guard import Guard
 from conversations.turn.refusal import Refusal
 from conversations.turn.screening import Sanitised, sanitised
 from conversations.turn.working_context import WorkingContext, recalled
-from prompts.arms import Pin, pinned_first
 from prompts.catalogue import NotOffered, Offer, offer_for
 from prompts.provider import ChatMessage
+from prompts.release.arms import Pin, pinned_first
 from prompts.serving import (
     Chosen,
     NoLiveVersion,

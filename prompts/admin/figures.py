@@ -16,10 +16,11 @@ from django.urls import URLPattern, path
 from accounts.access import allowed
 from accounts.admin import DiscreetAdmin
 from accounts.roles import Permission
-from prompts import plot, reports, rollout
+from prompts.figures import plot, reports
+from prompts.figures.plot import Series
+from prompts.figures.reports import METRICS, Sums
 from prompts.models import PromptTemplate, PromptVersion, Release, VersionFigures
-from prompts.plot import Series
-from prompts.reports import METRICS, Sums
+from prompts.release import rollout
 
 SPANS = (7, 14, 30)
 USUAL_SPAN = 14

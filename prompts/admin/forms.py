@@ -11,11 +11,11 @@ from django.utils.datastructures import MultiValueDict
 
 from accounts.models import User
 from accounts.roles import ROLES, Permission
-from prompts.guards import Bounds
 from prompts.models import LanguageModel, PromptTemplate, PromptVersion
 from prompts.publishing import MAX_NOTE_CHARACTERS, PARAMETERS, NotPossible, Terms, check_roles
+from prompts.release.guards import Bounds
+from prompts.release.rollout import EARLY, MAX_STEPS, USUAL_STEPS, Plan, Step
 from prompts.rendering import DECLARABLE, MAX_VARIABLES, Kind, Refused, Variable, declared
-from prompts.rollout import EARLY, MAX_STEPS, USUAL_STEPS, Plan, Step
 
 SPARE_ROWS = 2
 _WRITING = [slug for slug, role in ROLES.items() if Permission.EDIT_PROMPTS in role.permissions]

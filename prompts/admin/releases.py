@@ -17,12 +17,13 @@ from accounts.access import Denied, allowed
 from accounts.admin import DiscreetAdmin
 from accounts.models import User
 from accounts.roles import ROLES, Permission
-from prompts import arm_comparison, guards, rollout
 from prompts.admin.forms import BeginForm, BoundsForm, NoteForm
 from prompts.admin.templates import version_of
+from prompts.figures import arm_comparison
 from prompts.models import Release, percent
 from prompts.publishing import NotPossible
-from prompts.rollout import Progress
+from prompts.release import guards, rollout
+from prompts.release.rollout import Progress
 
 PAGE = "admin:prompts_release_change"
 

@@ -18,16 +18,18 @@ from django.utils.html import format_html
 from accounts.access import allowed
 from accounts.admin import DiscreetAdmin
 from accounts.roles import ROLES, Permission
-from prompts import publishing, reports, rollout
+from prompts import publishing
 from prompts.admin.forms import DraftForm, NoteForm, TemplateForm
 from prompts.calling import Tried
 from prompts.comparison import Comparison, compare
 from prompts.evaluation import gate
 from prompts.evaluation.runs import may_evaluate
+from prompts.figures import reports
+from prompts.figures.reports import Sums
 from prompts.models import PromptTemplate, PromptVersion, Release
 from prompts.publishing import Conflict, NotPossible, Terms
+from prompts.release import rollout
 from prompts.rendering import Refused
-from prompts.reports import Sums
 from prompts.serving import GENERAL_ASSISTANT
 
 PAGE = "admin:prompts_prompttemplate_change"

@@ -19,9 +19,9 @@ def _histogram_field(**options: Any) -> Any:
 class VersionFigures(models.Model):
     """What the turns of a version came to on a day (UTC), in an arm: sums alone, of nobody.
 
-    Written by `prompts.figures`, which says what each number counts. A row's `shard` is only there
-    so that turns that end at once seldom wait for each other: whoever reads adds all shards up. A
-    single shard may hold less than nothing, their sum doesn't.
+    Written by `prompts.figures.rollups`, which says what each number counts. A row's `shard` is
+    only there so that turns that end at once seldom wait for each other: whoever reads adds all
+    shards up. A single shard may hold less than nothing, their sum doesn't.
     """
 
     id = models.BigAutoField(primary_key=True)

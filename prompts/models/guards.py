@@ -22,7 +22,7 @@ class ReleaseGuard(models.Model):
     """How much worse a release may be than production, and what was made of it so far.
 
     Rates are shares of turns, in [0, 1]; factors say how many times as long or dear. Changed by
-    `prompts.guards` alone, and bounds only until the first person was compared.
+    `prompts.release.guards` alone, and bounds only until the first person was compared.
     """
 
     release = models.OneToOneField(
@@ -65,8 +65,8 @@ class ReleaseGuard(models.Model):
 class ArmTally(models.Model):
     """What a window of one person's turns, or ratings, came to in an arm of a release's step.
 
-    Written by `prompts.tallies` in the transaction that ends a turn or takes a rating; emptied when
-    the release is over. No content. Times are milliseconds, costs USD.
+    Written by `prompts.release.tallies` in the transaction that ends a turn or takes a rating;
+    emptied when the release is over. No content. Times are milliseconds, costs USD.
     """
 
     class Kind(models.TextChoices):

@@ -33,7 +33,7 @@ def new_salt() -> bytes:
 
 
 class Release(models.Model):
-    """A version on its way from a few people to everybody. Changed by `prompts.rollout` alone.
+    """A version on its way from a few people to everybody. Changed by `release.rollout` alone.
 
     `steps` are objects with `share` in basis points, strictly rising, at most 10000, and what each
     step waits for before the next: `people`, `turns` and `minutes`. A first step with the share 0

@@ -22,11 +22,11 @@ from audit.sealing import seal
 from audit.trail import acting_as, record
 from conversations.models import Conversation, Message, PurgeRun
 from conversations.retention import purge
-from prompts import rollout
 from prompts.models import PromptVersion, Release
 from prompts.publishing import Terms, begin_draft, publish
+from prompts.release import rollout
+from prompts.release.rollout import Plan, Step
 from prompts.rendering import Kind, Variable
-from prompts.rollout import Plan, Step
 from prompts.serving import live_version
 from tests.audit.conftest import SEED, behind_the_triggers
 from tests.browser.chat import Chat

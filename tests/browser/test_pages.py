@@ -17,7 +17,7 @@ from benchmarks.provider_simulator import sim
 from conversations.break_glass.grants import Asked, ask, end
 from conversations.models import Conversation, Erasure, PersonExport, PurgeRun
 from conversations.retention import holds
-from prompts.figures import count_rating
+from prompts.figures.rollups import count_rating
 from prompts.models import PromptVersion, Release
 from prompts.serving import live_version
 from tests.browser.chat import Chat

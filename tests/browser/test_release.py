@@ -10,8 +10,8 @@ from playwright.sync_api import Locator, Page, expect
 from accounts.models import User
 from audit.models import Entry
 from conversations.models import Message
-from prompts.arms import is_drawn
 from prompts.models import Release
+from prompts.release.arms import is_drawn
 from prompts.tasks import watch_releases
 from tests.browser.chat import Chat, last_reply
 from tests.browser.workplace import play

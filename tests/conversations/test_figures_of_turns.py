@@ -25,7 +25,7 @@ from conversations.turn import (
 from conversations.turn.closing import beat
 from conversations.turn.guard import Found
 from conversations.turn.trial import start_trial
-from prompts.figures import bucket_of
+from prompts.figures.rollups import bucket_of
 from prompts.models import Arm, ArmTally, PromptTemplate, PromptVersion, Release, VersionFigures
 from prompts.provider import Usage
 from prompts.serving import Wording

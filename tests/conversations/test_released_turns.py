@@ -19,10 +19,11 @@ from conversations.models import Conversation, Message, Rating, Satisfaction
 from conversations.satisfaction import give
 from conversations.turn import continue_turn, start_turn
 from conversations.turn.opening import Program
-from prompts import publishing, rollout
+from prompts import publishing
 from prompts.models import Arm, PromptTemplate, PromptVersion, Release, VersionFigures
 from prompts.publishing import Terms
-from prompts.rollout import Plan, Step
+from prompts.release import rollout
+from prompts.release.rollout import Plan, Step
 from tests.conversations.doors import program_of, replies, slow, streamed
 
 pytestmark = pytest.mark.django_db
@@ -89,7 +90,7 @@ def stored(turn) -> Message:
 
 def unlucky(begun: Release, *people: User) -> User:
     """Somebody whom the first share does not draw."""
-    from prompts.arms import is_drawn
+    from prompts.release.arms import is_drawn
 
     return next(one for one in people if not is_drawn(begun.salt, one.pk, begun.share))
 
@@ -322,7 +323,7 @@ ELSEWHERE = """
 import sys, uuid
 import django
 django.setup()
-from prompts.arms import Pin
+from prompts.release.arms import Pin
 from prompts.serving import chosen_before, wording_for
 template, release = map(uuid.UUID, sys.argv[1:])
 for line in sys.stdin:

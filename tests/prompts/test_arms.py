@@ -7,7 +7,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts.arms import (
+from prompts.models import Arm
+from prompts.release.arms import (
     IN_PRODUCTION,
     WHOLE,
     Pin,
@@ -17,7 +18,6 @@ from prompts.arms import (
     position,
     standing,
 )
-from prompts.models import Arm
 
 SALT = bytes(range(16))
 people = st.uuids()

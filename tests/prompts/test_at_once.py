@@ -8,10 +8,11 @@ from django.db import connection, transaction
 
 from audit.models import Entry
 from audit.trail import acting_as
-from prompts import publishing, rollout
+from prompts import publishing
 from prompts.models import PromptTemplate, PromptVersion, Release
 from prompts.publishing import NotPossible, Terms
-from prompts.rollout import Plan, Step
+from prompts.release import rollout
+from prompts.release.rollout import Plan, Step
 from tests.faults.page import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)

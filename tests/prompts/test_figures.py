@@ -5,7 +5,7 @@ from django.db.models import Sum
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts import figures
+from prompts.figures import rollups
 from prompts.models import PromptTemplate, VersionFigures
 
 pytestmark = pytest.mark.django_db
@@ -22,15 +22,15 @@ def version():
 
 def test_thumbs_are_added_and_taken_back(version, django_assert_num_queries):
     with django_assert_num_queries(3):
-        figures.count_rating(version.pk, "production", None, up=1)
-        figures.count_rating(version.pk, "production", None, down=1)
-        figures.count_rating(version.pk, "production", None, up=-1, down=1)
+        rollups.count_rating(version.pk, "production", None, up=1)
+        rollups.count_rating(version.pk, "production", None, down=1)
+        rollups.count_rating(version.pk, "production", None, up=-1, down=1)
     assert (total(version, "thumbs_up"), total(version, "thumbs_down")) == (0, 2)
 
 
 def test_satisfaction_keeps_what_a_mean_and_its_spread_need(version):
     for score in (5, 2):
-        figures.count_satisfaction(version.pk, "production", None, score)
+        rollups.count_satisfaction(version.pk, "production", None, score)
     names = ("satisfaction_count", "satisfaction_sum", "satisfaction_squared")
     assert [total(version, name) for name in names] == [2, 7, 29]
 
@@ -39,9 +39,9 @@ def test_satisfaction_keeps_what_a_mean_and_its_spread_need(version):
 def test_a_quantile_is_off_by_no_more_than_it_says(times, share):
     histogram = {}
     for milliseconds in times:
-        bucket = figures.bucket_of(milliseconds)
+        bucket = rollups.bucket_of(milliseconds)
         histogram[bucket] = histogram.get(bucket, 0) + 1
     below = sorted(max(1, each) for each in times)
     exact = next(one for at, one in enumerate(below, 1) if at >= share * len(below))
-    found = figures.quantile(histogram, share)
-    assert abs(found - exact) <= exact * figures.RELATIVE_ERROR * 1.000001
+    found = rollups.quantile(histogram, share)
+    assert abs(found - exact) <= exact * rollups.RELATIVE_ERROR * 1.000001

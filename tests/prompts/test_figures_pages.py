@@ -13,7 +13,7 @@ from django.utils import timezone
 from accounts.models import User
 from conversations.models import Conversation, Feedback, Message
 from conversations.turn.counting import ended_turn
-from prompts import arm_comparison, figures, reports
+from prompts.figures import arm_comparison, reports, rollups
 from prompts.models import Arm, PromptTemplate, PromptVersion, Release
 
 pytestmark = pytest.mark.django_db
@@ -90,7 +90,7 @@ class Turns:
         ]
         Conversation.objects.bulk_create(conversations)
         Message.objects.bulk_create(replies)
-        figures.count_turns(turn for reply in replies if (turn := ended_turn(reply)))
+        rollups.count_turns(turn for reply in replies if (turn := ended_turn(reply)))
         if up is not None:
             Feedback.objects.bulk_create(
                 Feedback(reply=one, rating="up" if self.chance.random() < up else "down")

@@ -9,11 +9,12 @@ import pytest
 from audit.models import Entry
 from audit.trail import acting_as
 from conversations.models import Conversation, Message
-from prompts import guards, offering, publishing, rollout
+from prompts import offering, publishing
 from prompts.catalogue import kept_offers
 from prompts.models import ArmTally, LanguageModel, ModelPrice, PromptTemplate, Release
 from prompts.publishing import Terms
-from prompts.rollout import Plan, Step
+from prompts.release import guards, rollout
+from prompts.release.rollout import Plan, Step
 from prompts.tasks import watch_releases
 from tests.conversations.doors import program_of
 

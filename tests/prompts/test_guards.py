@@ -10,8 +10,7 @@ from accounts.access import Denied
 from accounts.models import User
 from audit.models import Entry
 from audit.trail import acting_as
-from prompts import guards, publishing, rollout
-from prompts.guards import Bounds
+from prompts import publishing
 from prompts.models import (
     Arm,
     ArmTally,
@@ -22,8 +21,10 @@ from prompts.models import (
     ReleaseGuard,
 )
 from prompts.publishing import NotPossible, Terms
-from prompts.rollout import Plan, Step
-from prompts.tallies import tally_rating, tally_turn
+from prompts.release import guards, rollout
+from prompts.release.guards import Bounds
+from prompts.release.rollout import Plan, Step
+from prompts.release.tallies import tally_rating, tally_turn
 
 pytestmark = pytest.mark.django_db
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts import intervals
-from prompts.intervals import Interval, Person, difference, mean, quantile, rate
+from prompts.figures import intervals
+from prompts.figures.intervals import Interval, Person, difference, mean, quantile, rate
 
 shares = st.lists(
     st.integers(0, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), max_size=30

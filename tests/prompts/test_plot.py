@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts.plot import THEMES, WIDTHS, Series, drawn, finding
-from prompts.reports import milliseconds, percent
+from prompts.figures.plot import THEMES, WIDTHS, Series, drawn, finding
+from prompts.figures.reports import milliseconds, percent
 
 DAYS = [date(2026, 11, 9) + timedelta(days=number) for number in range(7)]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -6,10 +6,11 @@ import pytest
 from django.test import Client
 
 from audit.trail import acting_as
-from prompts import publishing, rollout
+from prompts import publishing
 from prompts.models import PromptTemplate, PromptVersion, Release
 from prompts.publishing import Terms
-from prompts.rollout import Plan, Step
+from prompts.release import rollout
+from prompts.release.rollout import Plan, Step
 
 pytestmark = pytest.mark.django_db
 

@@ -14,10 +14,11 @@ from accounts.access import Denied, System
 from audit.models import Entry
 from audit.trail import acting_as
 from conversations.models import Conversation
-from prompts import publishing, rollout
+from prompts import publishing
 from prompts.models import PromptTemplate, PromptVersion, Release, ReleaseDecision
 from prompts.publishing import NotPossible, Terms
-from prompts.rollout import Plan, Step
+from prompts.release import rollout
+from prompts.release.rollout import Plan, Step
 
 pytestmark = pytest.mark.django_db
 

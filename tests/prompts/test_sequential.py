@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import sequential as simulation
-from prompts.guards import ALPHA, MEASURES, Bounds
 from prompts.models import ReleaseGuard
-from prompts.sequential import (
+from prompts.release.guards import ALPHA, MEASURES, Bounds
+from prompts.release.sequential import (
     BETS,
     CANARY,
     PRODUCTION,

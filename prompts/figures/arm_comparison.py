@@ -4,9 +4,8 @@
     found.lines        each figure of both arms, and their difference
     found.early        figures of the early access: chosen, not drawn, so compared with nothing
 
-The person is the unit (`prompts.intervals`). Replies that were deleted can't be told apart by
-person any more. While they are few, the rest stands for all; else sums stay (`prompts.figures`),
-without intervals.
+The person is the unit (`intervals`). Replies that were deleted can't be told apart by person any
+more. While they are few, the rest stands for all; else sums stay (`rollups`), without intervals.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +15,9 @@ from typing import Any, NamedTuple
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db.models import Count, F, Q, Sum
 
-from prompts.intervals import Interval, Person, difference, mean, quantile, rate
+from prompts.figures.intervals import Interval, Person, difference, mean, quantile, rate
+from prompts.figures.reports import METRICS, MINUS, Better, Metric, Sums, percent, sums
 from prompts.models import Arm, Release
-from prompts.reports import METRICS, MINUS, Better, Metric, Sums, percent, sums
 
 MOST_REPLIES = 100_000
 """The newest so many are looked at."""

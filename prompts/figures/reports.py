@@ -3,7 +3,7 @@
     sums(by=("version_id", "day"), version__template=template, day__gte=first)
     METRICS["errors"].words(METRICS["errors"].value(found))
 
-One query each, whatever there is. What the numbers count says `prompts.figures`.
+One query each, whatever there is. What the numbers count says `prompts.figures.rollups`.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from typing import Any
 from django.contrib.postgres.aggregates import JSONBAgg
 from django.db.models import Sum
 
-from prompts.figures import HISTOGRAMS, SUMS, quantile
+from prompts.figures.rollups import HISTOGRAMS, SUMS, quantile
 from prompts.models import VersionFigures
 
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"

@@ -4,11 +4,11 @@
     set_bounds(release, Bounds(...), by=...)   before the first person was compared
     standing(release)                          how each metric is, for people
 
-What is compared are the tallies of people (`prompts.tallies`), by the tests of
-`prompts.sequential`. A window of a person is compared once, when it is full or old, and then stays
-as it is: so a verdict never depends on how often somebody looked. One ALPHA is split over all
-metrics, steps and windows: a release whose bounds are kept is rolled back by mistake with a
-probability of at most ALPHA, whoever looks, whenever, for as long as it takes.
+What is compared are the tallies of people (`tallies`), by the tests of `sequential`. A window of a
+person is compared once, when it is full or old, and then stays as it is: so a verdict never depends
+on how often somebody looked. One ALPHA is split over all metrics, steps and windows: a release
+whose bounds are kept is rolled back by mistake with a probability of at most ALPHA, whoever looks,
+whenever, for as long as it takes.
 
 The group of the early access was chosen, not drawn: other people have other questions, and nothing
 but failures can be told from that. There errors alone are compared, and the probability of a
@@ -33,10 +33,10 @@ from accounts.models import User
 from accounts.roles import Permission
 from audit.trail import record
 from chatbot.telemetry import release_rollbacks
-from prompts import rollout
 from prompts.models import WHOLE, Arm, ArmTally, GuardReading, Release, ReleaseGuard
 from prompts.publishing import NotPossible
-from prompts.sequential import (
+from prompts.release import rollout
+from prompts.release.sequential import (
     CANARY,
     PRODUCTION,
     USUAL_SCORE,

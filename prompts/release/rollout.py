@@ -6,7 +6,7 @@
 
 Each verb asks for permission, changes, keeps the decision and records it, in one transaction.
 Turns read the release with the template's row (`prompts.serving`), so what is committed here holds
-for the next turn of every process. Who stands where is decided in `prompts.arms`.
+for the next turn of every process. Who stands where is decided in `prompts.release.arms`.
 """
 
 from collections.abc import Mapping, Sequence
