@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, expect
 from accounts.models import User
 from prompts.evaluation import engine, runs, sets
 from prompts.models import EvaluationRun, EvaluationSet, PromptVersion
-from tests.browser.test_pages import _findings
+from tests.browser.accessibility import findings
 from tests.prompts.evaluations import case, lines
 
 pytestmark = pytest.mark.browser
@@ -82,5 +82,5 @@ def test_everybody_can_use_the_pages_of_evaluations(
         for path in paths:
             page.goto(path)
             too_wide = page.evaluate("document.scrollingElement.scrollWidth") > width
-            found[path] = [*_findings(page), *(["scrolls sideways"] if too_wide else [])]
+            found[path] = [*findings(page), *(["scrolls sideways"] if too_wide else [])]
     assert {path: trouble for path, trouble in found.items() if trouble} == {}

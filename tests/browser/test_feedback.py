@@ -11,8 +11,8 @@ from accounts.models import User
 from benchmarks.provider_simulator import sim
 from conversations.models import Conversation, Feedback, Satisfaction
 from conversations.satisfaction import QUIET
+from tests.browser.accessibility import findings
 from tests.browser.chat import Chat
-from tests.browser.test_pages import _findings
 
 pytestmark = pytest.mark.browser
 
@@ -135,7 +135,7 @@ def test_axe_finds_nothing_in_open_feedback(
         thumb(chat, name).click()
         expect(reasons(chat)).to_be_visible()
         expect(chat.page.locator("#satisfaction")).to_be_visible()
-        assert _findings(chat.page) == []
+        assert findings(chat.page) == []
     assert chat.page.evaluate("document.scrollingElement.scrollWidth") <= width
 
 

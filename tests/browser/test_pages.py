@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Literal
 
 import pytest
-from axe_playwright_python.base import AXE_SCRIPT
 from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import BrowserContext, Page, expect
@@ -20,6 +19,7 @@ from conversations.retention import holds
 from prompts.figures.rollups import count_rating
 from prompts.models import PromptVersion, Release
 from prompts.serving import live_version
+from tests.browser.accessibility import findings
 from tests.browser.chat import Chat
 from tests.browser.conftest import session_cookie
 from tests.browser.workplace import play
@@ -31,11 +31,6 @@ PARTS = 7
 """Into so many tests the pages are divided: each ends within the time limit, also under load."""
 MOST_BYTES = 120 * 1024
 MOST_REQUESTS = 12
-AXE_OPTIONS = {
-    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
-    "resultTypes": ["violations"],
-    "preload": False,  # only an experimental rule reads the style sheets once more
-}
 # So high that nothing is scrolled: a link half below the bar would be too small a target.
 NARROW, WIDE = (390, 6000), (1280, 6000)
 NARROWEST = (320, 640)
@@ -163,40 +158,24 @@ def visits(
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_axe_finds_nothing_and_nothing_scrolls_sideways_on_any_page(visits: Visits, part: int):
-    findings: dict[str, list[str]] = {}
+    objections: dict[str, list[str]] = {}
     for name, page in visits(part):
-        _examine(page)
         _show(page, "light", NARROW)
-        found = _findings(page)
+        found = findings(page)
         _show(page, "dark", WIDE)
-        found += _findings(page)
+        found += findings(page)
         _show(page, "light", NARROWEST)
         if (width := page.evaluate("document.scrollingElement.scrollWidth")) > NARROWEST[0]:
             found.append(f"It is {width} px wide.")
         if found:
-            findings[name] = found
-    assert findings == {}
+            objections[name] = found
+    assert objections == {}
 
 
 def _show(page: Page, scheme: Literal["light", "dark"], size: tuple[int, int]) -> None:
     """Show the page anew: to load it for each look would take most of the time."""
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": size[0], "height": size[1]})
-
-
-def _examine(page: Page) -> None:
-    """Load axe, which itself adds a style that the policy refuses."""
-    page.evaluate("isExamined = true")
-    page.evaluate(AXE_SCRIPT)
-
-
-def _findings(page: Page) -> list[str]:
-    found = page.evaluate("options => axe.run(options)", AXE_OPTIONS)
-    return [
-        f"{violation['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for violation in found["violations"]
-        for node in violation["nodes"]
-    ]
 
 
 def test_refusals_and_a_reply_in_the_making_are_as_accessible(chat: Chat):
@@ -207,8 +186,7 @@ def test_refusals_and_a_reply_in_the_making_are_as_accessible(chat: Chat):
     expect(chat.refusal).to_contain_text("The message is too long.")
     chat.stop()
     chat.expect_finished()
-    _examine(chat.page)
-    assert _findings(chat.page) == []
+    assert findings(chat.page) == []
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
@@ -221,7 +199,7 @@ def test_replies_in_the_playground_are_as_accessible(
     for question in ("Hello", sim(text="One two three.", reset_after=2)):
         play(page, question)
         expect(page.locator(".trial-reply .evidence")).to_have_count(2)
-        assert _findings(page) == []
+        assert findings(page) == []
 
 
 def test_a_cold_chat_page_is_light(new_context, olive: User, everything: Conversation):

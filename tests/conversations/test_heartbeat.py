@@ -64,7 +64,8 @@ async def test_after_an_outage_others_get_as_long_again(heart, outage):
     last_before, first_after = max(
         zip(heart.beats, heart.beats[1:], strict=False), key=lambda pair: pair[1] - pair[0]
     )
-    assert heart.looks[0] - first_after >= first_after - last_before
+    moment = 0.05  # until a beat is noted here
+    assert heart.looks[0] - first_after >= first_after - last_before - moment
 
 
 async def test_a_row_that_can_not_be_shown_does_not_stop_the_heart(heart, monkeypatch):

@@ -38,6 +38,11 @@ State = Message.State
 
 
 @pytest.fixture(autouse=True)
+def _nothing_is_read_anew_while_queries_are_counted(monkeypatch):
+    monkeypatch.setattr("chatbot.kept.KEPT_SECONDS", 600)
+
+
+@pytest.fixture(autouse=True)
 def _redis_is_there():
     working_context._away.forget()
     yield
