@@ -40,6 +40,7 @@ SET_PAGE = "admin:prompts_evaluationset_change"
 RUN_PAGE = "admin:prompts_evaluationrun_change"
 SHOWN_CASES = 50
 SHOWN_RUNS = 10
+_TEXTS = ("terms", "set_version__lines", "version__content")
 
 
 # --- forms ---------------------------------------------------------------------------------------
@@ -300,7 +301,7 @@ def _shown_set(which: EvaluationSet, asked: str | None) -> dict[str, Any]:
         "version": chosen,
         "version_query": f"&version={chosen.number}" if chosen else "",
         "cases": cases_of(chosen.lines) if chosen else (),
-        "runs": latest.select_related("version__template", "set_version__set")[:SHOWN_RUNS],
+        "runs": _listed(latest)[:SHOWN_RUNS],
         "required_by": PromptTemplate.objects.filter(required_set=which),
     }
 
@@ -329,8 +330,11 @@ class EvaluationRunAdmin(_EvaluationAdmin):
     """Runs: read by those who may see prompts, begun by editors and publishers."""
 
     list_display = ("version", "set_version", "outcome", "spent", "began_at", "began_by")
-    list_select_related = ("version__template", "set_version__set", "began_by")
     list_filter = ("state", "template")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[EvaluationRun]:
+        """Load what a list says of a run."""
+        return _listed(super().get_queryset(request).select_related("began_by"))
 
     @admin.display(description="outcome")
     def outcome(self, run: EvaluationRun) -> str:
@@ -366,10 +370,12 @@ class EvaluationRunAdmin(_EvaluationAdmin):
         form = BeginForm(request.user, request.POST or None, initial=initial)
         if request.method == "POST" and form.is_valid():
             given = form.cleaned_data
+            newest = sets.newest_version(given["set"])
+            assert newest is not None, "the form offers sets with cases alone"
             try:
                 run = runs.begin(
                     version,
-                    given["set"].newest,
+                    newest,
                     limit_usd=given["limit_usd"],
                     judge=given["judge"],
                     by=request.user,
@@ -449,12 +455,18 @@ class EvaluationRunAdmin(_EvaluationAdmin):
     def _run(self, request: HttpRequest, object_id: object) -> EvaluationRun:
         self._require_view(request)
         found: EvaluationRun = _found(
+            # The page of an open run asks each second, and shows no cases.
             EvaluationRun.objects.select_related(
                 "version__template", "set_version__set", "template", "began_by"
-            ),
+            ).defer(*_TEXTS),
             object_id,
         )
         return found
+
+
+def _listed(runs_of_all: QuerySet[EvaluationRun]) -> QuerySet[EvaluationRun]:
+    """Return runs with what they are named by, and without their texts, which may be megabytes."""
+    return runs_of_all.select_related("version__template", "set_version__set").defer(*_TEXTS)
 
 
 class _Row:
@@ -480,17 +492,19 @@ _WORST_FIRST = ("error", "uncertain", "failed", "claimed", "waiting", "passed")
 
 def _shown_run(request: HttpRequest, run: EvaluationRun) -> dict[str, Any]:
     """Return what the page of a run shows. Five queries at most."""
-    cases = cases_of(run.set_version.lines)
     rows: list[_Row] = []
+    is_judged = bool(run.judge)
     if not run.is_open:
+        cases = cases_of(run.set_version.lines)
+        is_judged = any(map(judged_checks, cases))
         rows = [_Row(result, cases[result.position]) for result in run.results.all()]
         rows.sort(key=lambda row: _WORST_FIRST.index(row.result.state))
     others = EvaluationRun.objects.filter(set_version__set=run.set_version.set).exclude(pk=run.pk)
     return {
         "run": run,
         "page": _paged(request, rows),
-        "others": others.select_related("version__template", "set_version__set")[:SHOWN_RUNS],
+        "others": _listed(others)[:SHOWN_RUNS],
         "limit": LimitForm(initial={"limit_usd": run.limit_usd.normalize()}),
-        "is_judged": any(map(judged_checks, cases)),
+        "is_judged": is_judged,
         "kept_days": runs.KEPT_FOR.days,
     }

@@ -2,6 +2,7 @@
 
 cases.py        what a case is; reads JSON Lines
 checks.py       what a reply is held against; pure
+schemas.py      what looking by a JSON Schema may cost; pure
 judging.py      a model as judge: what it is asked, how its answer is read
 sets.py         sets of cases and their versions
 runs.py         the verbs of a run, and its ledger: claims, money, results

@@ -33,6 +33,7 @@ MAX_CHECKS = 20
 MAX_TAGS = 10
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # and not a backslash before the word u0000
 _MEMBERS = {"id", "tags", "turns", "variables", "checks"}
 
 
@@ -181,7 +182,7 @@ def _depth(value: Any) -> int:
 
 def _canonical(value: Any) -> bytes:
     """Raises ValueError for what canonical JSON can't hold, lone surrogates among it."""
-    if b"\\u0000" in (said := rfc8785.dumps(value)):
+    if _NUL.search(said := rfc8785.dumps(value)):
         raise _NotJson("A text holds the character NUL: leave it out.")
     return said
 

@@ -30,11 +30,14 @@ import re2
 import rfc8785
 from rapidfuzz import fuzz, utils
 
+from prompts.evaluation.schemas import refuse_costly
+
 MAX_TEXT_CHARACTERS = 20_000
 MAX_ALTERNATIVES = 50
 MAX_PATTERN_CHARACTERS = 1_000
 MAX_REASON_CHARACTERS = 500
 _PATTERN_MEMORY_BYTES = 8 << 20
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 
 Outcome = Literal["passed", "failed", "unparsable"]
 
@@ -88,8 +91,14 @@ class Verdict:
         return self.outcome == "passed"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it, without what is empty."""
-        return {name: value for name, value in asdict(self).items() if value not in {"", None}}
+        """Return it as the database holds it, without what is empty."""
+        said = asdict(self) | {"reason": storable(self.reason)}
+        return {name: value for name, value in said.items() if value not in {"", None}}
+
+
+def storable(text: str) -> str:
+    """Return what somebody said without what PostgreSQL holds in no text: NUL, half characters."""
+    return _NOT_STORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def check_of(given: Any) -> Check:
@@ -224,8 +233,10 @@ def _no_fetching(uri: str) -> Any:
 
 @lru_cache(maxsize=256)
 def _schema(canonical: bytes) -> Any:
+    schema = json.loads(canonical)
+    refuse_costly(schema)
     return jsonschema_rs.validator_for(
-        json.loads(canonical),
+        schema,
         retriever=_no_fetching,
         pattern_options=jsonschema_rs.RegexOptions(),
     )

@@ -24,7 +24,7 @@ from prompts import routing
 from prompts.calling import Answered, NotTried, Prepared, guarded
 from prompts.evaluation import runs
 from prompts.evaluation.cases import Case, cases_of, judged_checks
-from prompts.evaluation.checks import Reply, Verdict, decided
+from prompts.evaluation.checks import Reply, Verdict, decided, storable
 from prompts.evaluation.judging import MOST_TOKENS, question_for, verdict_on
 from prompts.evaluation.runs import Claim, Lost, Settled, wording_of
 from prompts.models import EvaluationResult, EvaluationRun
@@ -114,7 +114,7 @@ class _Work:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             try:
-                await db(runs.beat)(self._run.pk, self._run.fence)
+                await db_patiently(runs.beat)(self._run.pk, self._run.fence)
             except Lost:
                 self._over = self._over or _Over()
                 return
@@ -240,7 +240,7 @@ def _settled(row: EvaluationResult, case: Case, call: Prepared, answered: Answer
 
 def _replied(case: Case, answered: Answered) -> Settled:
     changes = {
-        "reply": answered.text.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+        "reply": storable(answered.text),
         "model": answered.model,
         "reply_tokens": answered.tokens_out,
         "reply_ms": answered.duration_ms,

@@ -224,12 +224,18 @@ def resume(
 
     Cases that have no result are asked, those too at which the provider failed. Those of which
     nobody knows whether they were asked are asked with `ask_again` alone: they may be paid twice.
-    `limit_usd` is a new limit for the whole. Raises Denied and NotPossible.
+    `limit_usd` is a new limit for the whole. Raises Denied and NotPossible, also for a run whose
+    replies are forgotten: a judge would judge nothing in their place.
     """
     _require_evaluator(by)
     stored = _locked(run.pk)
     if stored.state not in {State.INTERRUPTED, State.CANCELLED}:
         raise NotPossible("The evaluation is done, or goes on already.")
+    if stored.began_at < timezone.now() - KEPT_FOR:
+        raise NotPossible(
+            f"The evaluation began more than {KEPT_FOR.days} days ago: its replies are removed, so"
+            " there is nothing left to judge. Begin a new one."
+        )
     if limit_usd is not None:
         _check_limit(limit_usd)
         stored.limit_usd = limit_usd
@@ -366,7 +372,7 @@ def take(run_id: uuid.UUID) -> EvaluationRun | None:
     _mark_uncertain(run)
     _recount(run)
     run.save()
-    return run
+    return _runs().get(pk=run_id)
 
 
 def beat(run_id: uuid.UUID, fence: int) -> None:
@@ -513,7 +519,9 @@ def _runs() -> "QuerySet[EvaluationRun]":
 
 
 def _locked(run_id: uuid.UUID) -> EvaluationRun:
-    return _runs().select_for_update(of=("self",), no_key=True).get(pk=run_id)
+    """Return the run, locked, without its texts: each call comes here twice."""
+    rows = _runs().defer("terms", "set_version__lines", "version__content")
+    return rows.select_for_update(of=("self",), no_key=True).get(pk=run_id)
 
 
 def _mine(run_id: uuid.UUID, fence: int) -> EvaluationRun:

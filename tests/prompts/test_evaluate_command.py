@@ -128,6 +128,22 @@ def test_what_there_is_not_is_said_with_a_code_of_its_own(evaluate, arguments, s
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("least", ["1.5", "NaN", "Infinity"])
+def test_a_score_that_is_none_is_a_mistake_of_use(evaluate, least):
+    code, said = ended(evaluate("summariser@v1", "--set", "tests", f"--min={least}"))
+    assert code == 2, said
+    assert "a score is " in said
+
+
+def test_a_set_is_named_by_its_slug_whatever_others_are_called(evaluate):
+    stored(case("a"))
+    EvaluationSet.objects.filter(slug="tests").update(name="zebras")  # the last by name
+    other = EvaluationSet(slug="other", name="tests")
+    sets.make_set(other, lines(case("b", NONE)), note="", by=BY)
+    code, said = ended(evaluate("summariser@v1", "--set", "tests", "--min", "1"))
+    assert code == 0, said
+
+
 def test_a_draft_can_be_evaluated(evaluate, make_user):
     iris = make_user("iris", "prompt_editor")
     stored(case("a"))

@@ -46,6 +46,13 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_trouble():
     assert len(read(b"\xef\xbb\xbf" + f"{line()}\r\n{line(id='b')}\r\n".encode()).cases) == 2
 
 
+def test_a_backslash_before_the_word_u0000_is_no_nul():
+    said = [{"role": "user", "content": r"What does \u0000 mean in \\u0000?"}]
+    assert read(line(turns=said)).cases[0].turns == tuple(said)
+    with pytest.raises(Malformed, match="NUL"):
+        read(line(turns=[{"role": "user", "content": "\\\0"}]))
+
+
 DEEP = json.dumps({**GOOD, "turns": "…"}).replace('"\\u2026"', "[" * 30 + "]" * 30)
 
 
@@ -215,6 +222,47 @@ def test_a_check_is_met_or_not(reply, kind, terms, is_met):
 def test_a_check_that_can_not_be_is_refused_with_what_to_do(check, says):
     with pytest.raises(NoCheck, match=re.escape(says)):
         check_of(check)
+
+
+ITSELF = {"$ref": "#"}
+DOUBLING = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(30)}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/a0", "$defs": {**DOUBLING, "a30": {"type": "string"}}},
+        {"anyOf": [{"items": ITSELF}, {"items": ITSELF}]},
+        {"items": {"anyOf": [ITSELF, {"items": ITSELF}]}},
+        {"properties": {"a": ITSELF}, "additionalProperties": ITSELF},
+        {"$ref": "https://json-schema.org/draft/2020-12/schema"},
+    ],
+)
+def test_a_schema_by_which_a_look_could_take_for_ever_is_refused(schema):
+    with pytest.raises(NoCheck, match=r"\$ref|begin with #/"):
+        check_of({"type": "json_schema", "schema": schema})
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "not_so"),
+    [
+        ({"type": "object", "properties": {"children": {"items": ITSELF}}}, {}, {"children": [1]}),
+        (
+            {"type": "object", "properties": {"left": ITSELF, "right": ITSELF}},
+            {"left": {"right": {}}},
+            {"left": {"right": 1}},
+        ),
+        (
+            {"items": {"$ref": "#/$defs/a~1b"}, "$defs": {"a/b": {"type": "string"}}},
+            ["x", "y"],
+            [1],
+        ),
+    ],
+)
+def test_a_schema_may_lead_back_to_itself(schema, fits, not_so):
+    check = check_of({"type": "json_schema", "schema": schema})
+    assert decided(check, Reply(json.dumps(fits), 1, 1.0, Decimal(0))).passed
+    assert not decided(check, Reply(json.dumps(not_so), 1, 1.0, Decimal(0))).passed
 
 
 @given(reply=st.text(), text=st.text(min_size=1).filter(str.strip))

@@ -242,3 +242,29 @@ def test_a_publisher_requires_an_evaluation_and_an_editor_reads_what_is_missing(
 def test_pages_of_nothing_are_not_found(editor, stored):
     for url in (f"{SETS}none/change/", f"{RUNS}{stored.pk}/change/", f"{RUNS}none/change/"):
         page(editor, url, 404)
+
+
+def test_lists_and_the_page_that_asks_each_second_load_no_texts_of_sets_and_prompts(
+    editor, stored, template, django_assert_max_num_queries
+):
+    finished(template, stored, ("passed", "A"), ("passed", "B"))
+    run = run_of(template, stored)
+    texts = ('"lines"', '"terms"', '"prompts_promptversion"."content"')
+    for shown in (RUNS, f"{RUNS}{run.pk}/progress/", f"{RUNS}{run.pk}/change/"):
+        with django_assert_max_num_queries(20) as asked:
+            page(editor, shown)
+        assert not [q["sql"] for q in asked if any(text in q["sql"] for text in texts)]
+
+
+def test_beginning_a_run_loads_the_newest_version_of_its_set_alone(
+    publisher, stored, template, django_assert_max_num_queries
+):
+    newer = sets.store_version(stored.set, lines(case("c")), note="", by=BY)
+    given = {"set": stored.set_id, "judge": "", "limit_usd": "1"}
+    with django_assert_max_num_queries(60) as asked:
+        begin = f"{RUNS}begin/{template.live_version.pk}/"
+        assert publisher.post(begin, given).status_code == 302
+    assert EvaluationRun.objects.get().set_version == newer
+    loaded = [q["sql"] for q in asked if '"lines"' in q["sql"]]
+    assert len(loaded) == 1
+    assert "LIMIT 1" in loaded[0]

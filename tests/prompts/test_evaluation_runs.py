@@ -7,7 +7,8 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.access import Denied, System
@@ -227,6 +228,26 @@ def test_what_the_judge_says_otherwise_fails_the_check_and_the_gate(draft, iris,
     assert not run.reaches(Decimal("0.001"))
 
 
+@pytest.mark.parametrize(
+    ("says", "check"),
+    [
+        ("b\0c", {"type": "regex", "pattern": "b.c"}),
+        (
+            '{"\\u0000": 1}',
+            {"type": "json_schema", "schema": {"additionalProperties": {"type": "null"}}},
+        ),
+        ('{"score": 1, "reason": "\\u0000 and \\ud800"}', KIND),
+    ],
+)
+def test_a_reply_that_the_database_can_not_hold_as_it_is_is_decided_like_others(
+    draft, iris, settings, says, check
+):
+    with running_simulator(text=says, tokens_per_second=0) as settings.OPENAI_BASE_URL:
+        run = worked(begun(draft, stored(iris, case("a", check)), iris))
+    assert (run.state, run.decided) == (State.FINISHED, 1)
+    assert "\N{REPLACEMENT CHARACTER}" in run.results.get().verdicts[0]["reason"]
+
+
 # --- money ---------------------------------------------------------------------------------------
 
 
@@ -389,6 +410,17 @@ def test_a_reply_that_was_stored_is_not_asked_for_again_when_its_judge_died(
     assert "| Be well." in recorded_requests(judging)[0]["messages"][1]["content"]
 
 
+def test_a_call_is_claimed_and_settled_without_loading_texts(draft, iris):
+    run = begun(draft, stored(iris, case("a"), case("b")), iris)
+    with CaptureQueriesContext(connection) as asked:
+        _taken, claimed = _claimed(run)
+        before = len(asked)
+        runs.settle(claimed, runs.Settled(Result.PASSED, Decimal(0), 1, 1, is_estimated=False))
+    assert '"lines"' not in str(asked[before:])
+    loaded = [q["sql"] for q in asked if '"lines"' in q["sql"]]
+    assert len(loaded) == 1, "by taking the run, and not by each call"
+
+
 def test_a_cancelled_run_asks_nothing_more_and_can_be_resumed(draft, iris, mei, provider):
     run = begun(draft, stored(iris, case("a"), case("b")), iris)
     runs.cancel(run, by=mei)
@@ -434,6 +466,26 @@ def test_a_process_that_ends_lets_the_run_wait_for_another(draft, iris, provider
     run = worked(run)
     assert (run.state, run.passed, run.uncertain) == (State.FINISHED, 8, 0)
     assert set(asked(provider).values()) == {1}
+
+
+def test_a_process_goes_on_to_say_that_it_lives_when_the_database_was_away(
+    draft, iris, monkeypatch
+):
+    beaten: list[int] = []
+    beat = runs.beat
+
+    def beat_but_for_the_first(*whose) -> None:
+        beaten.append(1)
+        if len(beaten) == 1:
+            raise OperationalError("away")
+        beat(*whose)
+
+    monkeypatch.setattr(runs, "beat", beat_but_for_the_first)
+    monkeypatch.setattr(engine, "BEAT_SECONDS", 0.01)
+    slow = case("a", text="A reply.", first_token_seconds=2)
+    run = worked(begun(draft, stored(iris, slow), iris))
+    assert (run.state, run.passed) == (State.FINISHED, 1)
+    assert len(beaten) > 2
 
 
 def test_a_worker_is_asked_again_for_what_nobody_took(draft, iris, monkeypatch, provider):
@@ -512,6 +564,21 @@ def test_words_are_forgotten_after_thirty_days_and_outcomes_stay(draft, iris, ju
     assert "reason" not in result.verdicts[0]
     assert (result.verdicts[0]["score"], result.state) == (0.8, "passed")
     assert runs.forget_replies(timezone.now() + timedelta(days=31)) == 0
+
+
+def test_a_run_whose_replies_are_forgotten_does_not_go_on_to_judge_nothing(draft, iris, judge):
+    run = begun(draft, stored(iris, case("a", KIND)), iris, judge="judge")
+    _taken, claimed = _claimed(run)
+    changes = {"reply": "Be well.", "verdicts": [None], "step": 1}
+    runs.settle(
+        claimed, runs.Settled(Result.WAITING, Decimal(0), 1, 1, is_estimated=False, changes=changes)
+    )
+    runs.cancel(run, by=iris)
+    old = timezone.now() - timedelta(days=31)
+    EvaluationRun.objects.filter(pk=run.pk).update(began_at=old)
+    assert runs.forget_replies(timezone.now()) == 1
+    with pytest.raises(NotPossible, match="Begin a new one"):
+        runs.resume(run, by=iris, here=True)
 
 
 # --- the gate ------------------------------------------------------------------------------------

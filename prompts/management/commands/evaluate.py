@@ -9,10 +9,10 @@ from types import FrameType
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db.models import Q
 
 from accounts.access import System
 from prompts.evaluation import engine, runs
+from prompts.evaluation.sets import newest_version
 from prompts.models import EvaluationRun, EvaluationSet, PromptTemplate, PromptVersion
 from prompts.publishing import NotPossible
 
@@ -117,7 +117,7 @@ def _score(text: str) -> Decimal:
         score = Decimal(text)
     except InvalidOperation:
         raise ArgumentTypeError("a score is a number above 0 and at most 1") from None
-    if not 0 < score <= 1:
+    if not score.is_finite() or not 0 < score <= 1:
         raise ArgumentTypeError("a score is above 0 and at most 1")
     return score
 
@@ -135,9 +135,8 @@ def _usd(text: str) -> Decimal:
 def _begun(options: dict[str, Any]) -> EvaluationRun:
     if not options["version"] or not options["set"]:
         raise NotPossible("Name what to evaluate, and with what: support-agent@v3 --set support.")
-    named = Q(slug=options["set"]) | Q(name=options["set"])
-    chosen = EvaluationSet.objects.filter(named).first()
-    newest = chosen.newest if chosen else None
+    chosen = _set(options["set"])
+    newest = newest_version(chosen) if chosen else None
     if newest is None:
         known = ", ".join(EvaluationSet.objects.values_list("slug", flat=True))
         raise NotPossible(
@@ -152,6 +151,12 @@ def _begun(options: dict[str, Any]) -> EvaluationRun:
         by=BY,
         here=True,
     )
+
+
+def _set(named: str) -> EvaluationSet | None:
+    """Return the set of this slug, else of this name: a name may be another set's slug."""
+    by_slug = EvaluationSet.objects.filter(slug=named).first()
+    return by_slug or EvaluationSet.objects.filter(name=named).first()
 
 
 def _version(named: str) -> PromptVersion:
