@@ -11,6 +11,7 @@ thumb and reasons. The words are sealed under the key of the reply and go with i
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from django.db import transaction
 
@@ -82,8 +83,8 @@ def rate(user: User, conversation_id: uuid.UUID, reply_id: uuid.UUID, opinion: O
     _change(feedback, opinion)
     if _known(feedback) == before:
         return feedback
-    _count(reply, before[0] if before else None, opinion.rating)
     feedback.save()
+    _count(feedback, before[0] if before else None)
     record(
         user,
         "feedback.given",
@@ -106,7 +107,7 @@ def unrate(user: User, conversation_id: uuid.UUID, reply_id: uuid.UUID) -> Messa
     kept = Feedback.objects.filter(reply=reply).first()
     if kept:
         kept.delete()
-        _count_in_figures(reply, kept.rating, None)
+        _count_in_figures(reply, kept.created_at, kept.rating, None)
         record(user, "feedback.withdrawn", reply.conversation, turn=reply.pk, reply=str(reply.pk))
     return reply
 
@@ -138,11 +139,12 @@ def _change(feedback: Feedback, opinion: Opinion) -> None:
 # --- counting ---------------------------------------------------------------------------------
 
 
-def _count(reply: Message, before: str | None, after: Rating) -> None:
+def _count(feedback: Feedback, before: str | None) -> None:
+    reply, after = feedback.reply, feedback.rating
     if before is None:
         _tally(reply, is_down=after == Rating.DOWN)
     if before != after:
-        _count_in_figures(reply, before, after)
+        _count_in_figures(reply, feedback.created_at, before, after)
         transaction.on_commit(lambda: telemetry.ratings.labels(after).inc())
 
 
@@ -158,12 +160,15 @@ def _tally(reply: Message, *, is_down: bool) -> None:
         drift.tally_rating(reply.prompt_version_id, person, is_down=is_down)
 
 
-def _count_in_figures(reply: Message, before: str | None, after: str | None) -> None:
+def _count_in_figures(
+    reply: Message, given: datetime, before: str | None, after: str | None
+) -> None:
     if reply.prompt_version_id:
         rollups.count_rating(
             reply.prompt_version_id,
             reply.arm,
             reply.release_id,
+            given.astimezone(UTC).date(),
             up=(after == Rating.UP) - (before == Rating.UP),
             down=(after == Rating.DOWN) - (before == Rating.DOWN),
         )

@@ -110,9 +110,12 @@ def _stored(user: User, conversation_id: uuid.UUID) -> Conversation | None:
 def _may_ask(request: Request) -> bool:
     """Whether this is a page that somebody came to, to be shown as a whole.
 
-    What is looked for, followed or unfolded has a query in its address.
+    What is looked for, followed or unfolded has a query in its address. What a browser fetches
+    before anybody asked for it, perhaps nobody sees (`Sec-Purpose` of the Fetch Standard).
     """
-    return request.method == "GET" and not request.GET and not wants_fragment(request)
+    is_early = "prefetch" in request.headers.get("Sec-Purpose", "")
+    is_whole = not request.GET and not wants_fragment(request)
+    return request.method == "GET" and is_whole and not is_early
 
 
 def _not_there(user: User, conversation_id: uuid.UUID) -> HttpResponse:

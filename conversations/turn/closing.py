@@ -133,9 +133,6 @@ def _close(
     }
     columns = {**changes, "state": ended.outcome.value, "id": reply.pk}
     columns["refused_by_id"] = refused_by and refused_by.pk
-    title = _end(columns, ended_turn(reply, changes, **_hits(ended)))
-    _record_end(reply, progress.text, ended.outcome, ended.fault, ended.duration_ms)
-    record_hits(ended.hits, reply.conversation, by=System("turn"), turn=reply.pk)
     if reply.release_id:
         tally(
             reply,
@@ -143,6 +140,9 @@ def _close(
             duration_ms=changes["duration_ms"],
             cost_usd=changes["cost_usd"],
         )
+    title = _end(columns, ended_turn(reply, changes, **_hits(ended)))
+    _record_end(reply, progress.text, ended.outcome, ended.fault, ended.duration_ms)
+    record_hits(ended.hits, reply.conversation, by=System("turn"), turn=reply.pk)
     windows = exchange([(held, charged)]) if held and charged else []
     warning = warning_after(reply.conversation.owner, windows, now=now)
     return changes, title, Closed(warning)

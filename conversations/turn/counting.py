@@ -1,7 +1,8 @@
 """What a turn counts for when it ends: in the figures of its version, and for its release's guards.
 
 Trials count for nothing. Whoever counts has locked the reply, and doesn't hold the windows of its
-budget yet.
+budget yet. Guards come first: a turn may wait for them while they compare, and everybody's turns
+that end would wait for it, were its rows of figures locked by then.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,20 +59,24 @@ def _missed_by(reply: Message) -> UUID | None:
     return None if meant == reply.prompt_version_id else meant
 
 
-def goes_on(reply: Message) -> None:
-    """Take back what an ended reply counted as: it is continued, and will end again."""
-    if turn := ended_turn(reply):
-        rollups.count_turns([turn], sign=-1)
+def goes_on(before: EndedTurn | None) -> None:
+    """Take back what a reply counted as (`ended_turn`): it is continued, and will end again."""
+    if before:
+        rollups.count_turns([before], sign=-1)
 
 
 def count_abandoned(replies: Sequence[Message]) -> None:
     """Count replies whose process died, row and object closed: errors of their version and arm."""
+    for reply in sorted(filter(lambda each: each.release_id, replies), key=_place_of_tally):
+        tally(reply, reply.state, duration_ms=reply.duration_ms, cost_usd=reply.cost_usd)
     turns = [turn for reply in replies if (turn := ended_turn(reply))]
     if turns:
         rollups.count_turns(turns)
-    for reply in sorted(replies, key=lambda each: each.conversation.owner_id):
-        if reply.release_id:
-            tally(reply, reply.state, duration_ms=reply.duration_ms, cost_usd=reply.cost_usd)
+
+
+def _place_of_tally(reply: Message) -> tuple[Any, ...]:
+    """Order tallies as everybody does who writes several."""
+    return reply.conversation.owner_id, reply.release_id, reply.arm
 
 
 def tally(reply: Message, state: str, **figures_of_turn: Any) -> None:

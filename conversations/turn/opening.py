@@ -20,7 +20,7 @@ from conversations.models import Conversation, Message
 from conversations.retention.policies import class_for
 from conversations.turn.budget import reserve, settle_title
 from conversations.turn.context import Told, told_for
-from conversations.turn.counting import goes_on
+from conversations.turn.counting import ended_turn, goes_on
 from conversations.turn.guard import Guard
 from conversations.turn.refusal import Refusal
 from conversations.turn.screening import Sanitised, sanitised
@@ -228,7 +228,7 @@ def _continued(
             "Only the last reply of a conversation can, and only when it ended early.",
         )
     reply.conversation = conversation
-    goes_on(reply)
+    before = ended_turn(reply)
     reply.state = Message.State.STREAMING
     reply.fault = reply.finish_reason = ""
     reply.refused_by = None
@@ -243,6 +243,7 @@ def _continued(
     title_is_made = reply.runner_id is not None
     claim_run(conversation, reply, runner_id)
     reply.save()
+    goes_on(before)
     save_leaf(conversation, reply)
     record(by, "turn.continued", conversation, turn=reply.pk, reply=str(reply.pk))
     if title_is_made:  # what is held for it gives way

@@ -56,6 +56,7 @@ class TemplateList(ChangeList):
         shown: Iterable[Any] = self.result_list
         by_template = reports.sums(
             by=["version__template"],
+            histograms=["first_token"],
             version__template__in=[template.pk for template in shown],
             day__gte=reports.first_day(WEEK),
         )
@@ -256,7 +257,10 @@ class PromptTemplateAdmin(DiscreetAdmin):
         )
         release = rollout.under_way(template)
         week = reports.sums(
-            by=["version_id"], version__template=template, day__gte=reports.first_day(WEEK)
+            by=["version_id"],
+            histograms=[],
+            version__template=template,
+            day__gte=reports.first_day(WEEK),
         )
         evaluated = gate.shown_runs(template)
         for version in versions:

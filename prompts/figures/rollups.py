@@ -3,7 +3,7 @@
     count_turns(turns)                            turns that ended, one statement
     count_turns(turns, sign=-1)                   as if they had not: one of them goes on
     COUNT, turn_values(turns)                     the same in a statement of the caller's
-    count_rating(version_id, arm, release_id, up=1)
+    count_rating(version_id, arm, release_id, day, up=1)
     count_satisfaction(version_id, arm, release_id, 4)
 
 All run in the caller's transaction. The rows stay when the conversations are purged: they hold no
@@ -13,7 +13,8 @@ a budget, so that no two transactions wait for each other.
 What is counted, and for whom: a turn counts for the version that served, on the day on which it
 began; one in which another version had to serve counts as `fallbacks` there, and as `missed` for
 the version that was to serve. A reply that is continued is one turn: what it came to before is
-taken back when it goes on. Tokens and costs are those of all its runs. Trials don't count.
+taken back when it goes on. Tokens and costs are those of all its runs. Trials don't count. A rating
+counts on the day on which it was first given, also when it is changed or taken back later.
 
 Times are kept as histograms with buckets whose bounds grow by a factor, so that a quantile is off
 by at most RELATIVE_ERROR (DDSketch: Masson, Rim, Lee, PVLDB 12 (2019) 2195).
@@ -30,6 +31,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
+
+from prompts.models import Arm
 
 SHARDS = 8
 
@@ -214,11 +217,11 @@ class _Rows:
 # --- ratings -----------------------------------------------------------------------------------
 
 
-def count_rating(
-    version_id: UUID, arm: str, release_id: UUID | None, *, up: int = 0, down: int = 0
+def count_rating(  # noqa: PLR0913 - the last two are named
+    version_id: UUID, arm: str, release_id: UUID | None, day: date, *, up: int = 0, down: int = 0
 ) -> None:
-    """Add thumbs to today's figures; -1 takes one back. One statement."""
-    _count_today(version_id, arm, release_id, {"thumbs_up": up, "thumbs_down": down})
+    """Add thumbs to a day's figures; -1 takes one back. One statement."""
+    _count_on(day, version_id, arm, release_id, {"thumbs_up": up, "thumbs_down": down})
 
 
 def count_satisfaction(version_id: UUID, arm: str, release_id: UUID | None, score: int) -> None:
@@ -228,15 +231,14 @@ def count_satisfaction(version_id: UUID, arm: str, release_id: UUID | None, scor
         "satisfaction_sum": score,
         "satisfaction_squared": score * score,
     }
-    _count_today(version_id, arm, release_id, counts)
+    _count_on(datetime.now(UTC).date(), version_id, arm, release_id, counts)
 
 
-def _count_today(
-    version_id: UUID, arm: str, release_id: UUID | None, counts: Mapping[str, int]
+def _count_on(
+    day: date, version_id: UUID, arm: str, release_id: UUID | None, counts: Mapping[str, int]
 ) -> None:
-    rows = _Rows()
-    day, shard = datetime.now(UTC).date(), random.randrange(SHARDS)  # noqa: S311 - no secret
-    rows.add(Place(version_id, day, release_id, arm, shard), 1, counts)
+    rows, shard = _Rows(), random.randrange(SHARDS)  # noqa: S311 - no secret
+    rows.add(Place(version_id, day, release_id, arm or Arm.PRODUCTION, shard), 1, counts)
     _execute(rows.values())
 
 

@@ -1,7 +1,7 @@
 """Every page: no finding of axe-core, no sideways scrolling, little weight, usable by keys."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pytest
@@ -72,7 +72,7 @@ def visits(
         )
     make_token(olive, name="reports", scopes=["chat", "read"], lasts=None, by=olive)
     told = live_version(prompt_draft.template.slug)
-    count_rating(told.pk, "production", None, up=2, down=1)
+    count_rating(told.pk, "production", None, datetime.now(UTC).date(), up=2, down=1)
     admin = "admin:{}_changelist".format
     pages = {
         None: [

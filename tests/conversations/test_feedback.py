@@ -2,12 +2,14 @@
 
 import re
 import uuid
+from datetime import UTC, timedelta
 
 import pytest
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Sum
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 from prometheus_client import REGISTRY
 
 from audit.models import Entry
@@ -129,6 +131,27 @@ def test_each_change_of_a_thumb_is_counted_for_the_version(reply, olive, give):
     give(DOWN)
     counted = VersionFigures.objects.filter(thumbs_down__gt=0).values_list("version", flat=True)
     assert set(counted) == {reply.prompt_version_id}
+
+
+def test_a_rating_is_changed_and_taken_back_on_the_day_on_which_it_was_given(reply, olive, give):
+    """Else the week would have thumbs taken from it that it never had."""
+    give(UP)
+    began = timezone.now() - timedelta(days=10)
+    Feedback.objects.update(created_at=began)
+    VersionFigures.objects.filter(thumbs_up=1).update(day=began.astimezone(UTC).date())
+    give(DOWN)
+    week = {"version": reply.prompt_version_id, "day__gt": began.astimezone(UTC).date()}
+    assert not VersionFigures.objects.filter(**week).exclude(thumbs_up=0, thumbs_down=0).exists()
+    assert thumbs() == (0, 1)
+    unrate(olive, reply.conversation_id, reply.pk)
+    assert not VersionFigures.objects.filter(**week).exclude(thumbs_up=0, thumbs_down=0).exists()
+    assert thumbs() == (0, 0)
+
+
+def test_a_reply_from_before_there_were_releases_is_rated_in_production(reply, give):
+    Message.objects.filter(pk=reply.pk).update(arm="")
+    give(UP)
+    assert VersionFigures.objects.get(thumbs_up=1).arm == "production"
 
 
 def test_the_log_learns_thumb_and_reasons_and_never_the_words(reply, olive, give):

@@ -169,6 +169,14 @@ def test_another_conversation_does_not_ask(ended, finished, olive_client):
     assert CARD not in olive_client.get(other.get_absolute_url()).content.decode()
 
 
+@pytest.mark.parametrize("purpose", ["prefetch", "prefetch;prerender"])
+def test_a_page_fetched_before_anybody_came_to_it_does_not_ask(ended, olive_client, purpose):
+    early = {"HTTP_SEC_PURPOSE": purpose}
+    assert CARD not in olive_client.get("/", **early).content.decode()
+    assert CARD not in olive_client.get(ended.get_absolute_url(), **early).content.decode()
+    assert CARD in olive_client.get("/").content.decode()
+
+
 @pytest.mark.parametrize("query", ["?ask=What+is+Parley%3F", "?list=2026-11-22", "?temporary"])
 def test_a_page_with_a_purpose_does_not_ask(ended, olive_client, query):
     assert CARD not in olive_client.get(f"/{query}").content.decode()

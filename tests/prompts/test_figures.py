@@ -1,5 +1,7 @@
 """Rollups of turns and ratings: what counts where, and how exact a quantile is."""
 
+from datetime import UTC, datetime
+
 import pytest
 from django.db.models import Sum
 from hypothesis import given
@@ -9,6 +11,7 @@ from prompts.figures import rollups
 from prompts.models import PromptTemplate, VersionFigures
 
 pytestmark = pytest.mark.django_db
+TODAY = datetime.now(UTC).date()
 
 
 def total(version, name: str) -> int:
@@ -22,9 +25,9 @@ def version():
 
 def test_thumbs_are_added_and_taken_back(version, django_assert_num_queries):
     with django_assert_num_queries(3):
-        rollups.count_rating(version.pk, "production", None, up=1)
-        rollups.count_rating(version.pk, "production", None, down=1)
-        rollups.count_rating(version.pk, "production", None, up=-1, down=1)
+        rollups.count_rating(version.pk, "production", None, TODAY, up=1)
+        rollups.count_rating(version.pk, "production", None, TODAY, down=1)
+        rollups.count_rating(version.pk, "production", None, TODAY, up=-1, down=1)
     assert (total(version, "thumbs_up"), total(version, "thumbs_down")) == (0, 2)
 
 

@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
@@ -269,3 +271,13 @@ def test_the_list_shows_the_week_of_each_template_in_one_query_more(
     assert f'{reports.percent(1)}<span class="for-blocks"> errors' in page
     template_page = publisher.get(f"{LIST}{turns.release.template_id}/change/").content.decode()
     assert f"{expected} turns" in template_page
+
+
+def test_the_list_reads_no_histogram_that_it_does_not_show(turns, publisher):
+    """With a hundred templates these are a million buckets."""
+    turns.of(Arm.PRODUCTION, 3)
+    with CaptureQueriesContext(connection) as asked:
+        page = publisher.get(LIST).content.decode()
+    (query,) = [each["sql"] for each in asked if "prompts_versionfigures" in each["sql"]]
+    assert query.count("JSONB_AGG") == 1
+    assert 's<span class="for-blocks"> first token' in page
