@@ -12,6 +12,7 @@ from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.functional import cached_property
+from django.utils.text import capfirst
 
 from accounts import administration
 from accounts.access import allowed
@@ -24,8 +25,16 @@ from accounts.tokens import revoke_token
 class DiscreetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """An admin whose entries in Django's own log name a record by its id alone.
 
-    That log copies what `str()` says, an email or a title, to where no retention reaches.
+    That log copies what `str()` says, an email or a title, to where no retention reaches. Its list
+    is called what the menu calls it.
     """
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show the list."""
+        title = capfirst(self.opts.verbose_name_plural)
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
     def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> LogEntry:
         """Log that `obj` was added."""

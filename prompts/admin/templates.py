@@ -128,12 +128,6 @@ class PromptTemplateAdmin(DiscreetAdmin):
         released = Prefetch("releases", under_way, to_attr="under_way")
         return templates.annotate(draft_count=drafts).prefetch_related(released)
 
-    def changelist_view(
-        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        """Show the templates with what is live."""
-        return super().changelist_view(request, {"title": "Prompt templates"})
-
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return a list that knows the figures of its templates."""
         return TemplateList

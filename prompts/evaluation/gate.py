@@ -34,8 +34,8 @@ def missing(template: PromptTemplate, version: PromptVersion) -> str:
     if any(run.is_open for run in runs):
         return f"v{version.number} is being evaluated with {required.name}: wait until it is done."
     return (
-        f"v{version.number} has to pass {asked} before it can be published. {_last(runs[0])}"
-        f" Change the text and evaluate it again, or let somebody lift the requirement."
+        f"v{version.number} has to pass {asked} before it can be published. {_last(runs[0])} Or let"
+        " a publisher or an administrator lift the requirement."
     )
 
 
@@ -61,14 +61,16 @@ def shown_runs(template: PromptTemplate) -> dict[str, EvaluationRun]:
 
 
 def _last(run: EvaluationRun) -> str:
+    """Return how a run ended that opens nothing, and what to do about it."""
     if run.score is None:
         return "Its last evaluation did not come to its end: resume it, or begin another."
+    passed = f"Its last evaluation passed {run.passed} of {run.total}"
     if run.unparsable:
         return (
-            f"Its last evaluation passed {run.passed} of {run.total}, but of {run.unparsable} the"
-            " judge's answer could not be read: that does not count."
+            f"{passed}, but of {run.unparsable} the judge's answer could not be read: that does not"
+            " count. Evaluate it again with another judge."
         )
-    return f"Its last evaluation passed {run.passed} of {run.total}."
+    return f"{passed}. Change the text and evaluate it again."
 
 
 def percent_of(score: Decimal) -> str:

@@ -197,7 +197,8 @@ function keyInField(event) {
 
 let follow = true;
 const latest = document.querySelector("[data-latest]");
-const atEnd = () => innerHeight + scrollY >= document.documentElement.scrollHeight - 48;
+const hasThread = () => !document.getElementById("after-nothing");
+const atEnd = () => !hasThread() || innerHeight + scrollY >= document.documentElement.scrollHeight - 48;
 
 function toEnd() {
   scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });

@@ -169,6 +169,28 @@ def test_the_first_screen_asks_once_takes_no_focus_and_is_answered(chat_of, oliv
         expect(card(chat)).to_have_count(0)
 
 
+def test_what_is_asked_is_seen_on_a_phone(chat_of, olive: User, ended, settings):
+    settings.PROVIDER_IS_DEMO = True  # the longest first screen
+    chat = chat_of(olive, viewport={"width": 390, "height": 800})
+    expect(chat.page.get_by_text("Show me a table")).to_be_attached()
+    expect(chat.field).to_be_focused()
+    expect(card(chat).get_by_role("button", name="5, well")).to_be_in_viewport(ratio=1)
+    card(chat).get_by_role("button", name="No thanks").click()
+    expect(chat.page.locator("#satisfaction")).to_have_text("You won’t be asked again for a month.")
+    expect(chat.page.locator("#satisfaction")).to_be_in_viewport()
+    chat.page.evaluate("new Promise(requestAnimationFrame)")
+    expect(chat.page.get_by_text("Jump to latest")).to_be_hidden()
+
+
+def test_what_is_asked_stands_in_line_with_the_first_screen(chat_of, olive: User, ended):
+    chat = chat_of(olive, viewport={"width": 1280, "height": 800})
+    asked = card(chat).bounding_box()
+    title = chat.page.get_by_role("heading", name="What are you working on?").bounding_box()
+    assert asked
+    assert title
+    assert asked["x"] == title["x"]
+
+
 def test_its_page_asks_and_the_next_question_takes_the_place_of_the_card(
     chat_of, olive: User, ended
 ):

@@ -91,6 +91,14 @@ def page(client: Client, url: str, status: int = 200) -> str:
     return answer.content.decode()
 
 
+def test_a_list_is_called_what_the_menu_calls_it_and_says_that_it_is_empty(editor, stored):
+    empty = page(editor, RUNS)
+    assert "<h1>Evaluation runs</h1>" in empty
+    assert "Nothing yet." in empty
+    assert "Nothing fits this selection." in page(editor, f"{RUNS}?state__exact=running")
+    assert "Nothing yet." not in page(editor, SETS)
+
+
 def test_an_editor_stores_a_set_uploads_a_version_and_gets_the_same_lines_back(editor):
     first = {"name": "Refunds", "slug": "refunds", "file": upload(case("a"))}
     assert editor.post(f"{SETS}add/", first).status_code == 302

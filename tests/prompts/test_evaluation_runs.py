@@ -222,10 +222,14 @@ def test_a_model_judges_by_the_rubric_and_its_model_price_and_rubric_are_stored(
 
 
 def test_what_the_judge_says_otherwise_fails_the_check_and_the_gate(draft, iris, mei, template):
-    run = worked(begun(draft, stored(iris, case("a", KIND)), iris))  # the provider is no judge
+    set_version = stored(iris, case("a", KIND))
+    run = worked(begun(draft, set_version, iris))  # the provider is no judge
     assert (run.state, run.failed, run.unparsable) == (State.FINISHED, 1, 1)
     assert run.results.get().verdicts[0]["outcome"] == "unparsable"
     assert not run.reaches(Decimal("0.001"))
+    _gated(template, set_version, mei)
+    with pytest.raises(NotPossible, match="Evaluate it again with another judge"):
+        _publish(draft, mei)
 
 
 @pytest.mark.parametrize(
@@ -614,7 +618,7 @@ def test_a_score_below_an_older_set_and_another_text_do_not_open_the_gate(
     first = stored(iris, case("a"), case("b", none))
     _gated(template, first, mei)
     worked(begun(draft, first, iris))
-    with pytest.raises(NotPossible, match="passed 1 of 2"):
+    with pytest.raises(NotPossible, match=r"passed 1 of 2\. Change the text"):
         _publish(draft, mei)
     second = sets.store_version(first.set, lines(case("a")), note="", by=iris)
     with pytest.raises(NotPossible, match="not evaluated with v2"):

@@ -85,6 +85,7 @@ def test_from_publishing_to_production(people, publisher):
     done = {"content_hash": draft.content_hash, "note": "Agreed", "reach": "steps"}
     page = publisher.post(address, done, follow=True)
     assert "Waits for its release" in words(page)
+    assert f'href="{begin_page(draft)}"' in page.content.decode()
     assert "Release step by step…" in words(publisher.get(f"{LIST}versions/{draft.pk}/"))
 
     assert 'value="25"' in publisher.get(begin_page(draft)).content.decode()

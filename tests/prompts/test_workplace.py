@@ -195,6 +195,12 @@ def test_a_template_is_made_described_and_given_to_roles(editor):
     assert (made.name, made.slug, made.roles) == ("Translators", "translator", [])
 
 
+def test_a_single_version_offers_no_comparison(editor, template):
+    page = editor.get(f"{LIST}{template.pk}/change/").content.decode()
+    assert 'name="left"' not in page
+    assert "Compare" not in page
+
+
 def test_any_two_versions_stand_side_by_side(editor, template, draft):
     editor.post(version_page(draft), form("You summarise books.\n", temperature="0.2"))
     assert template.versions.get(number=2).content == "You summarise books.\n"
