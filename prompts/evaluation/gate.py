@@ -43,7 +43,7 @@ def _runs_of(
     template: PromptTemplate, version: PromptVersion, newest: EvaluationSetVersion
 ) -> list[EvaluationRun]:
     alike = {"template": template, "content_hash": version.content_hash, "set_version": newest}
-    return list(EvaluationRun.objects.filter(**alike).order_by("-began_at")[:50])
+    return list(EvaluationRun.objects.filter(**alike).order_by("-began_at").defer("terms"))
 
 
 def shown_runs(template: PromptTemplate) -> dict[str, EvaluationRun]:

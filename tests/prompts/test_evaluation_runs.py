@@ -631,6 +631,15 @@ def test_a_score_below_an_older_set_and_another_text_do_not_open_the_gate(
     assert template.versions.get(pk=draft.pk).is_draft
 
 
+def test_a_passed_run_opens_the_gate_however_many_came_after_it(draft, iris, mei, template):
+    set_version = stored(iris, case("a"))
+    _gated(template, set_version, mei)
+    worked(begun(draft, set_version, iris))
+    for _ in range(51):
+        runs.cancel(begun(draft, set_version, iris), by=iris)
+    assert not _publish(draft, mei).is_draft
+
+
 def test_a_run_without_an_end_does_not_open_the_gate(draft, iris, mei, template):
     set_version = stored(iris, case("a"), case("b", status=500))
     _gated(template, set_version, mei, "0.1")
