@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from accounts.models import User
-from conversations import encryption, keyring, models
+from conversations import encryption, keyring
 from conversations.encryption import day_of, open_sealed
 from conversations.keyring import KeyGone, Unreadable
 from conversations.models import (
@@ -31,6 +31,7 @@ from conversations.models import (
     Hold,
     Message,
     RetentionPolicy,
+    conversation,
 )
 from conversations.retention import holds
 from conversations.retention.deletion import delete_conversations
@@ -301,7 +302,7 @@ class HoldsAgainstPurge(RuleBasedStateMachine):
 
 
 def test_held_words_stay_and_due_ones_go(olive, sam, ravi, settings, tmp_path, monkeypatch):
-    for module in (keyring, encryption, models, holds):
+    for module in (keyring, encryption, conversation, holds):
         monkeypatch.setattr(module, "datetime", Clock)
     monkeypatch.setattr(timezone, "now", Clock.now)
     settings.HOLD_DELAY_DAYS = 5
