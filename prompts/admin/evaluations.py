@@ -9,7 +9,7 @@ from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Paginator
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Case, IntegerField, Prefetch, QuerySet, When
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -23,8 +23,9 @@ from prompts.admin.forms import NoteForm
 from prompts.admin.templates import PAGE as TEMPLATE_PAGE
 from prompts.admin.templates import version_of
 from prompts.catalogue import offers_for
+from prompts.evaluation import cases as evaluated
 from prompts.evaluation import differences, runs, sets
-from prompts.evaluation.cases import MAX_BYTES, Case, Malformed, cases_of, judged_checks
+from prompts.evaluation.cases import MAX_BYTES, Malformed, cases_of, judged_checks
 from prompts.evaluation.checks import Check
 from prompts.evaluation.runs import MAX_LIMIT_USD, USUAL_LIMIT_USD, may_evaluate
 from prompts.models import (
@@ -443,10 +444,12 @@ class EvaluationRunAdmin(_EvaluationAdmin):
         counted = dict.fromkeys(differences.Change, 0)
         for one in found:
             counted[one.change] += 1
+        page = _paged(request, found)
+        page.object_list = differences.with_words(page.object_list)
         context = {
             "run": run,
             "other": other,
-            "page": _paged(request, found),
+            "page": page,
             "counted": [(change.label, count) for change, count in counted.items() if count],
         }
         title = f"{run.version} beside {other.version}"
@@ -472,7 +475,7 @@ def _listed(runs_of_all: QuerySet[EvaluationRun]) -> QuerySet[EvaluationRun]:
 class _Row:
     """A result beside its case, for the page."""
 
-    def __init__(self, result: EvaluationResult, case: Case) -> None:
+    def __init__(self, result: EvaluationResult, case: evaluated.Case) -> None:
         self.result, self.case = result, case
 
     @property
@@ -487,22 +490,26 @@ class _Row:
         return [v for v in self.result.verdicts if v and v["outcome"] != "passed"]
 
 
-_WORST_FIRST = ("error", "uncertain", "failed", "claimed", "waiting", "passed")
+_STATES_WORST_FIRST = ("error", "uncertain", "failed", "claimed", "waiting", "passed")
+_WORST_FIRST = Case(
+    *(When(state=state, then=at) for at, state in enumerate(_STATES_WORST_FIRST)),
+    output_field=IntegerField(),
+)
 
 
 def _shown_run(request: HttpRequest, run: EvaluationRun) -> dict[str, Any]:
-    """Return what the page of a run shows. Five queries at most."""
-    rows: list[_Row] = []
+    """Return what the page of a run shows. Six queries at most."""
+    page = _paged(request, run.results.none())
     is_judged = bool(run.judge)
     if not run.is_open:
         cases = cases_of(run.set_version.lines)
         is_judged = any(map(judged_checks, cases))
-        rows = [_Row(result, cases[result.position]) for result in run.results.all()]
-        rows.sort(key=lambda row: _WORST_FIRST.index(row.result.state))
+        page = _paged(request, run.results.order_by(_WORST_FIRST, "position"))
+        page.object_list = [_Row(result, cases[result.position]) for result in page]
     others = EvaluationRun.objects.filter(set_version__set=run.set_version.set).exclude(pk=run.pk)
     return {
         "run": run,
-        "page": _paged(request, rows),
+        "page": page,
         "others": _listed(others)[:SHOWN_RUNS],
         "limit": LimitForm(initial={"limit_usd": run.limit_usd.normalize()}),
         "is_judged": is_judged,

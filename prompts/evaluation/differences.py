@@ -1,7 +1,7 @@
 """Two runs of a set, case by case: what fails now and passed before comes first."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from prompts.evaluation.cases import Case, cases_of
@@ -47,10 +47,11 @@ class Difference:
 def between(before: EvaluationRun, after: EvaluationRun) -> list[Difference]:
     """Return how the cases of two runs differ, by `Change`, then in the order of the set.
 
-    Two queries, beside those for the versions of the set.
+    Two queries, beside those for the versions of the set. The results come without what models
+    said: `with_words` reads that for those that are shown.
     """
     cases = {run.pk: _by_id(cases_of(run.set_version.lines)) for run in (before, after)}
-    results = {run.pk: {row.case_id: row for row in run.results.all()} for run in (before, after)}
+    results = {run.pk: _results_of(run) for run in (before, after)}
     named = [*cases[after.pk], *(name for name in cases[before.pk] if name not in cases[after.pk])]
     found = []
     for name in named:
@@ -61,6 +62,23 @@ def between(before: EvaluationRun, after: EvaluationRun) -> list[Difference]:
         is_changed = old_case is not None and new_case is not None and old_case != new_case
         found.append(Difference(name, _change(old, new), old, new, case, is_changed))
     return sorted(found, key=lambda one: one.change)
+
+
+def with_words(found: Sequence[Difference]) -> list[Difference]:
+    """Return the same with replies and verdicts. One query."""
+    whole = EvaluationResult.objects.in_bulk([row.pk for one in found for row in one.pair if row])
+    return [
+        replace(
+            one,
+            before=one.before and whole[one.before.pk],
+            after=one.after and whole[one.after.pk],
+        )
+        for one in found
+    ]
+
+
+def _results_of(run: EvaluationRun) -> dict[str, EvaluationResult]:
+    return {row.case_id: row for row in run.results.defer("reply", "verdicts", "trouble")}
 
 
 def _by_id(cases: Iterable[Case]) -> dict[str, Case]:

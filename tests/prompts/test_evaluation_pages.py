@@ -276,3 +276,22 @@ def test_beginning_a_run_loads_the_newest_version_of_its_set_alone(
     loaded = [q["sql"] for q in asked if '"lines"' in q["sql"]]
     assert len(loaded) == 1
     assert "LIMIT 1" in loaded[0]
+
+
+def test_of_a_long_run_the_worst_come_first_and_replies_are_loaded_of_one_page(
+    editor, template, django_assert_max_num_queries
+):
+    many = [case(f"c{number}") for number in range(60)]
+    long = sets.make_set(EvaluationSet(slug="l", name="L"), lines(*many), note="", by=BY)
+    results = [("passed", f"Reply {number}.") for number in range(59)] + [("failed", "Reply 59.")]
+    before, after = (finished(template, long, *results) for _ in range(2))
+    html = page(editor, f"{RUNS}{after.pk}/change/")
+    assert html.index("Reply 59.") < html.index("Reply 0.")
+    assert "Reply 49." not in html
+    assert "Reply 49." in page(editor, f"{RUNS}{after.pk}/change/?page=2")
+    with django_assert_max_num_queries(20) as asked:
+        html = page(editor, f"{RUNS}{after.pk}/compare/{before.pk}/")
+    assert ("Reply 59." in html, "Reply 49." in html) == (True, False)
+    whole = [q["sql"] for q in asked if 'evaluationresult"."reply"' in q["sql"]]
+    assert len(whole) == 1
+    assert '"id" IN (' in whole[0]
