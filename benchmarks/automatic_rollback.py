@@ -81,7 +81,7 @@ def _figures(seconds: Sequence[float]) -> list[float]:
 
 
 def _look_seconds() -> float:
-    from prompts.guards import LOOK_EVERY  # noqa: PLC0415 - after Django's setup, like all below
+    from prompts.release.guards import LOOK_EVERY  # noqa: PLC0415 - after Django's setup, like all below
 
     return LOOK_EVERY.total_seconds()
 
@@ -150,7 +150,7 @@ def _somebody(role: str) -> Any:
 
 def _one(url: str, version: Any, secrets: Sequence[str]) -> Rollback:
     """Release the version, let everybody ask, and wait until it is rolled back."""
-    from prompts.rollout import Plan, Step, begin  # noqa: PLC0415
+    from prompts.release.rollout import Plan, Step, begin  # noqa: PLC0415
 
     publisher = _somebody("prompt_publisher")
     release = begin(version, Plan([Step(HALF)]), note="To be measured", by=publisher)
@@ -177,8 +177,8 @@ def _ask(url: str, secret: str) -> None:
 
 def _rollback(release: Any) -> Rollback:
     """Go through the turns in the order in which they ended, as the guards do."""
-    from prompts.guards import ALPHA, MEASURES, Bounds, Metric  # noqa: PLC0415
-    from prompts.sequential import CANARY, PRODUCTION, Comparison, alpha_of  # noqa: PLC0415
+    from prompts.release.guards import ALPHA, MEASURES, Bounds, Metric  # noqa: PLC0415
+    from prompts.release.sequential import CANARY, PRODUCTION, Comparison, alpha_of  # noqa: PLC0415
 
     evidence = Comparison(Bounds().error_rate, odds=1.0, guess=MEASURES[Metric.ERRORS].guess)
     alpha = alpha_of(ALPHA, guards=len(MEASURES), steps=len(release.steps), window=0)
