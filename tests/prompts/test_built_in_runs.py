@@ -11,7 +11,8 @@ from benchmarks.provider_simulator import running_simulator, sim
 from prompts.builtin import BUILT_IN, BuiltIn
 from prompts.evaluation import engine, runs, sets
 from prompts.evaluation.cases import read
-from prompts.models import EvaluationRun, EvaluationSet, LanguageModel, ModelPrice, PromptTemplate
+from prompts.models import EvaluationRun, EvaluationSet, LanguageModel, PromptTemplate
+from tests.prompts.evaluations import make_judge
 from tests.prompts.test_built_in_sets import ANSWERS
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,18 +36,7 @@ def _judging():
 @pytest.fixture
 def judge(_judging) -> LanguageModel:
     """A judge whom everything pleases."""
-    model = LanguageModel.objects.create(
-        slug="judge",
-        label="Judge",
-        base_url=_judging,
-        remote_name="judging",
-        context_window=32_768,
-        max_output_tokens=4_096,
-    )
-    ModelPrice.objects.create(
-        model=model, priced_name="judging", input=1, cached_input=1, output=2, source="a test"
-    )
-    return model
+    return make_judge(_judging)
 
 
 def _scripted(built_in: BuiltIn, quality: str) -> str:

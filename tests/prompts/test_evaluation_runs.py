@@ -23,12 +23,11 @@ from prompts.models import (
     EvaluationSet,
     EvaluationSetVersion,
     LanguageModel,
-    ModelPrice,
     PromptTemplate,
     PromptVersion,
 )
 from prompts.publishing import NotPossible, Terms
-from tests.prompts.evaluations import case, lines
+from tests.prompts.evaluations import case, lines, make_judge
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -67,17 +66,7 @@ def judging():
 
 @pytest.fixture
 def judge(judging) -> LanguageModel:
-    model = LanguageModel.objects.create(
-        slug="judge",
-        label="Judge",
-        base_url=judging,
-        remote_name="judging",
-        context_window=32_768,
-        max_output_tokens=4_096,
-    )
-    ModelPrice.objects.create(
-        model=model, priced_name="judging", input=1, cached_input=1, output=2, source="a test"
-    )
+    model = make_judge(judging)
     forget_requests(judging)
     return model
 
